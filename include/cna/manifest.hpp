@@ -1,0 +1,45 @@
+/// The manifest of an exported folder: what the archive beside it expects and returns.
+///
+///   folder/manifest.json  folder/model.pt  folder/tokenizer files
+///
+/// The archive's forward takes (input_ids, attention_mask, position_ids, logit_positions, then a
+/// key and a value buffer per layer) and returns logits; docs/export.md has the contract.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace cna {
+
+/// Key and value buffers of one layer are [rows, heads, tokens, key_dim or value_dim].
+struct CacheShape {
+  int64_t heads = 0;
+  int64_t key_dim = 0;
+  int64_t value_dim = 0;
+};
+
+struct Manifest {
+  std::string archive = "model.pt";  ///< file name inside the folder
+  std::string archive_format = "torchscript";
+  std::string sha256;                ///< of the archive, hexadecimal
+  std::string model_id;              ///< for provenance
+  std::string weights_hash;          ///< revision or hash of the weights, for provenance
+  std::string dtype;                 ///< "float32", "bfloat16" or "float16"
+  std::string tap_pattern;           ///< empty: the default pattern
+  int64_t layers = 0;
+  int64_t width = 0;
+  int64_t hidden = 0;
+  int64_t vocab = 0;
+  int64_t max_positions = 0;         ///< longest prompt plus answer, 0 if unbounded
+  std::vector<CacheShape> cache;     ///< one per layer
+  std::vector<int64_t> eos_ids;      ///< tokens that end an answer
+};
+
+/// Reads and checks folder/manifest.json.
+/// @throws Error if it cannot be read, ValueError if it is not a manifest of a known version.
+Manifest read_manifest(const std::filesystem::path& folder);
+
+}  // namespace cna

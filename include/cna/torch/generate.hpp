@@ -1,0 +1,33 @@
+/// Batched generation with a key/value cache, greedy or sampled, steered per row.
+///
+/// Rows that meet an end token leave the batch; a row's answer does not depend on its neighbours.
+/// next ~ softmax(logits / temperature) over the top_k tokens and the smallest set with mass top_p.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "cna/torch/model.hpp"
+
+namespace cna {
+
+struct GenerateOptions {
+  int64_t max_new_tokens = 64;
+  double temperature = 0.0;  ///< 0: greedy
+  int64_t top_k = 0;         ///< 0: all tokens
+  double top_p = 1.0;        ///< 1: all tokens
+  uint64_t seed = 0;         ///< each prompt draws from its own stream: seed and prompt number
+  std::vector<int64_t> eos_ids;  ///< empty: the model's own
+  bool ignore_eos = false;       ///< always generate max_new_tokens
+};
+
+/// Answers as token ids, without the prompt and without the end token, in the order of the prompts.
+/// @throws ValueError for bad prompts or options.
+std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
+                               const GenerateOptions& generation, const RunOptions& options = {});
+
+/// Logits [prompts, vocab] behind the last token of each prompt, float32, on the CPU.
+at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts,
+                       const RunOptions& options = {});
+
+}  // namespace cna

@@ -1,0 +1,45 @@
+/// Grafting puts taps into the graph of a TorchScript model, whoever exported it.
+///
+/// The forward graph is inlined; each linear whose weight path matches a pattern is a down
+/// projection. Its input gets the neuron tap, its output the mlp_output tap, and the sum that
+/// takes it back into the residual stream gets the residual tap. The file's module stays as it is.
+#pragma once
+
+#include <torch/script.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cna/torch/tap.hpp"
+
+namespace cna {
+
+/// Module paths of a down projection: Llama-like `mlp.down_proj`, GPT-2 `mlp.c_proj`,
+/// GPT-NeoX `mlp.dense_4h_to_h`, Phi and OPT `fc2`.
+inline constexpr const char* kDownProjection =
+    R"((^|\.)(mlp|feed_forward|ffn)\.(down_proj|c_proj|dense_4h_to_h|fc2|w2)$|layers\.\d+\.fc2$)";
+
+/// A model's graph with taps in place. Both graphs take (module, taps, forward's arguments ...).
+struct Grafted {
+  std::shared_ptr<::torch::jit::Graph> forward;  ///< the whole model
+  std::shared_ptr<::torch::jit::Graph> record;   ///< ends at the last neuron tap
+  std::vector<std::string> neuron_sites;         ///< module path of each layer's down projection
+  bool residual_sites = false;                   ///< every layer's residual stream was found
+  int64_t layers = 0;
+  int64_t width = 0;   ///< neurons per layer
+  int64_t hidden = 0;  ///< features of the residual stream
+  at::ScalarType dtype = at::kFloat;
+};
+
+/// Puts taps into a copy of `module`'s forward graph.
+/// @param pattern  ECMAScript regular expression, searched in the module path of each linear.
+/// @throws ValueError if nothing matches (lists the closest module names), if widths differ
+///         between layers, or if the pattern is not a regular expression.
+Grafted graft(const ::torch::jit::Module& module, const std::string& pattern = kDownProjection);
+
+/// Rewrites device constants (a traced graph holds "cpu") and constant tensors to `device`.
+/// @return how many constants were rewritten.
+int64_t move_constants(::torch::jit::Graph& graph, c10::Device device);
+
+}  // namespace cna

@@ -1,0 +1,70 @@
+/// An intervention says how activations change while the model runs: a <- scale * a + shift.
+///
+/// It has one or several arms (strengths, or methods); each row of a batch names its arm, so a whole
+/// strength sweep runs in one batch. Edits are kept per site and layer as [arms, features].
+///   scale by m: (m, 0)   ablate: (0, 0)   set to v: (0, v)   mean-ablate: (0, mean)
+///   add a vector v with coefficient c, at the residual stream: (1, c * v)
+/// The paper's alpha for neuron circuits is 1 - m (arXiv 2605.12290, section 3.3).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <map>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "cna/circuit.hpp"
+#include "cna/torch/tap.hpp"
+
+namespace cna {
+
+class Intervention {
+ public:
+  /// Changes nothing, on `arms` arms.
+  explicit Intervention(int64_t arms = 1);
+
+  /// a <- m * a at the circuit's neurons; one arm per multiplier.
+  static Intervention scale(const Circuit& circuit, std::span<const double> multipliers);
+  /// a <- 0 at the circuit's neurons.
+  static Intervention ablate(const Circuit& circuit) { return scale(circuit, std::vector{0.0}); }
+  /// a <- value, one per neuron in the circuit's order.
+  static Intervention set(const Circuit& circuit, std::span<const double> values);
+  /// a <- the neuron's mean [layers, width] over prompts recorded elsewhere.
+  static Intervention mean_ablate(const Circuit& circuit, const Grid& means);
+  /// x <- x + c * vector at a site of one layer; vector is [features], one arm per coefficient.
+  static Intervention add(Site site, int64_t layer, const at::Tensor& vector,
+                          std::span<const double> coefficients);
+
+  /// First this, then `next`; both need the same number of arms, or one arm for all.
+  Intervention then(const Intervention& next) const;
+  /// The arms of several interventions, one after the other.
+  static Intervention concat(const std::vector<Intervention>& parts);
+  /// The chosen arms, in that order.
+  Intervention select(std::span<const int64_t> arms) const;
+
+  int64_t arms() const { return arms_; }
+  /// True if every arm leaves every activation bit-identical.
+  bool is_identity() const { return edits_.empty(); }
+  /// Throws ValueError if the edits do not fit a model of this shape.
+  void require_fits(GridShape shape, int64_t hidden, bool residual_sites) const;
+
+  /// Edits of every slot for rows that follow these arms; [rows or 1, 1, features] on `device`.
+  /// Low precision models keep float32 edits, so that the product is rounded once.
+  std::vector<TapEdit> bind(std::span<const int64_t> arm_of_row, int64_t layers,
+                            at::ScalarType dtype, c10::Device device) const;
+
+ private:
+  struct Edit {
+    at::Tensor scale, shift;  // float64 [arms, features], undefined: 1 and 0
+  };
+  using Key = std::pair<int, int64_t>;  // site, layer
+
+  Edit& at_slot(Site site, int64_t layer, int64_t features, bool scaled, bool shifted);
+  void drop_identities();
+
+  int64_t arms_;
+  std::map<Key, Edit> edits_;
+};
+
+}  // namespace cna

@@ -1,0 +1,49 @@
+/// Prompts as token ids: unpadding, the prefix they share, and batches.
+///
+///   prompt = common prefix (computed once) + its own suffix (at least one token)
+///
+/// A batch pads suffixes on the left, so that the last token of every row is the newest.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace cna {
+
+/// The tokens of one prompt, without padding.
+using TokenIds = std::vector<int64_t>;
+
+/// Rows of ids [rows, tokens] where mask [rows, tokens] is 1; padding may lie on either side.
+/// @throws ValueError for unequal shapes, holes in a row, or rows without a real token.
+std::vector<TokenIds> unpad(const at::Tensor& ids, const at::Tensor& mask);
+
+/// Length of the longest prefix common to all prompts that leaves each one token of its own.
+int64_t common_prefix(std::span<const TokenIds> prompts);
+
+/// Some rows of a job, left-padded, with what a Step needs. All tensors int64.
+struct Batch {
+  std::vector<int64_t> rows;  ///< which prompts, in the order of the batch
+  at::Tensor ids;             ///< [rows, new]
+  at::Tensor mask;            ///< [rows, prefix + new]
+  at::Tensor positions;       ///< [rows, new]
+};
+
+struct BatchLimits {
+  int64_t rows = 64;      ///< at most so many rows
+  int64_t tokens = 4096;  ///< and so many suffix tokens, padding included
+  bool equal_lengths = false;  ///< no padding at all: for models without a cache
+};
+
+/// Cuts prompts into batches of similar length behind `prefix` shared tokens.
+std::vector<Batch> make_batches(std::span<const TokenIds> prompts, int64_t prefix,
+                                const BatchLimits& limits, c10::Device device);
+
+/// Throws ValueError for an empty list, an empty prompt, an id outside the vocabulary (when it is
+/// known) or a prompt that with `room` more tokens exceeds `max_positions` (0: unbounded).
+void require_prompts(const char* function, std::span<const TokenIds> prompts, int64_t vocab,
+                     int64_t max_positions, int64_t room = 0);
+
+}  // namespace cna

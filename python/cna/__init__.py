@@ -1,0 +1,47 @@
+"""cna: find, prove and steer the few MLP neurons behind a behaviour of a language model.
+
+    model = cna.load("smollm2")
+    circuit = cna.discover(model, positive, negative)
+    with model.steer(circuit, multiplier=0.0):
+        print(model.generate(["Start the washing machine"])[0])
+
+Method: contrastive neuron attribution, arXiv 2605.12290.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ._build import torch_version as _built_against
+
+if torch.__version__.split(".")[:2] != _built_against.split(".")[:2]:
+    raise ImportError(
+        f"cna: expected PyTorch {_built_against} as built, got {torch.__version__}; rebuild it: "
+        "pip install --no-build-isolation --force-reinstall --no-deps cna"
+    )
+
+from . import _core, export as _export_module, judges, prompts, tasks
+from ._core import Circuit, Intervention, Neuron, Overlap, compare
+from .discovery import UniversalNeurons, discover, record, universal_neurons
+from .export import export
+from .model import Model, load
+
+__version__: str = _core.version
+
+__all__ = [
+    "Circuit",
+    "Intervention",
+    "Model",
+    "Neuron",
+    "Overlap",
+    "UniversalNeurons",
+    "compare",
+    "discover",
+    "export",
+    "judges",
+    "load",
+    "prompts",
+    "record",
+    "tasks",
+    "universal_neurons",
+]

@@ -1,0 +1,413 @@
+"""Export: a Hugging Face causal language model becomes a folder that C++ can run.
+
+    folder/model.pt       TorchScript of one step (this file and torchscript_host.cpp know the format)
+    folder/manifest.json  what the archive expects, and where the weights came from
+    folder/tokenizer ...  the tokenizer's own files
+
+The step is an ordinary module, `CausalStep`: it takes token ids, a mask, positions, the places where
+logits are wanted and a key and a value buffer per layer, writes the new keys and values into the last
+places of the buffers, and returns logits. Nothing in it is particular to one model family.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FORMAT_VERSION = 1
+_ATTENTION = "cna_sdpa"
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Grouped-query attention, [rows, heads, tokens, dim]; scripted, so the branch stays a branch.
+
+    One new token: the heads of a group become query rows, and no key is copied.
+    """
+    groups = q.size(1) // k.size(1)
+    if groups == 1:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    if q.size(2) == 1:
+        packed = q.reshape(q.size(0), k.size(1), groups, q.size(3))
+        out = F.scaled_dot_product_attention(packed, k, v, attn_mask=mask, scale=scale)
+        return out.reshape(q.size(0), q.size(1), 1, v.size(3))
+    k = k.repeat_interleave(groups, 1)
+    v = v.repeat_interleave(groups, 1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+_scripted_attend: Any = None
+
+
+def _cna_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    scale = float(scaling) if scaling is not None else float(query.shape[-1]) ** -0.5
+    out = _scripted_attend(query, key, value, attention_mask, scale)
+    return out.transpose(1, 2).contiguous(), None
+
+
+@contextlib.contextmanager
+def _quiet_tracing() -> Iterator[None]:
+    """Tracing warns of every shape that becomes a constant, and that TorchScript is deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)  # properties that tracing reads
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield
+
+
+@contextlib.contextmanager
+def traceable_attention(hf_model: Any) -> Iterator[None]:
+    """Swaps SDPA or flash attention for one that is exact, grouped and traceable; undone on exit."""
+    global _scripted_attend
+    from transformers import AttentionInterface
+
+    before = hf_model.config._attn_implementation
+    if before == "eager":  # for instance Gemma 2, whose softcap SDPA does not know
+        yield
+        return
+    if _scripted_attend is None:
+        with _quiet_tracing():
+            _scripted_attend = torch.jit.script(_attend)
+    AttentionInterface.register(_ATTENTION, _cna_attention)
+    try:
+        hf_model.set_attn_implementation(_ATTENTION)
+        yield
+    finally:
+        hf_model.set_attn_implementation(before)
+
+
+def _make_buffer_cache(buffers: tuple[Tensor, ...]) -> Any:
+    from transformers.cache_utils import Cache
+
+    class BufferCache(Cache):
+        """Keys and values in the caller's buffers [rows, heads, total, dim], filled in place."""
+
+        def __init__(self) -> None:
+            self.layers = []
+
+        def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
+            return 0
+
+        def update(
+            self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+        ) -> tuple[Tensor, Tensor]:
+            keys, values = buffers[2 * layer_idx], buffers[2 * layer_idx + 1]
+            start = keys.shape[2] - key_states.shape[2]
+            keys[:, :, start:] = key_states
+            values[:, :, start:] = value_states
+            return keys, values
+
+    return BufferCache()
+
+
+class CausalStep(nn.Module):
+    """One step of a causal language model over a batch.
+
+    forward(input_ids [rows, new], attention_mask [rows, total], position_ids [rows, new],
+            logit_positions [k], key_0, value_0, key_1, ... each [rows, heads, total, dim])
+        -> logits [rows, k, vocab]
+    Integers are int64; `total` counts earlier and new tokens; the buffers' last `new` places are
+    written. A token sees those before it in its own row, and only real ones.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._windows = _attention_windows(model)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        logit_positions: Tensor,
+        *buffers: Tensor,
+    ) -> Tensor:
+        places = torch.cumsum(attention_mask, 1) - 1
+        seen = (places[:, None, :] <= position_ids[:, :, None]) & (attention_mask[:, None, :] > 0)
+        lowest = torch.finfo(self.model.dtype).min
+        masks = {}
+        for kind, window in self._windows.items():
+            allowed = seen
+            if window is not None:
+                allowed = seen & (position_ids[:, :, None] - places[:, None, :] < window)
+            zero = torch.zeros_like(allowed[:, None], dtype=self.model.dtype)
+            masks[kind] = zero.masked_fill(~allowed[:, None], lowest)
+        mask = masks if "" not in masks else masks[""]
+        out = self.model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=_make_buffer_cache(buffers),
+            use_cache=True,
+            logits_to_keep=logit_positions,
+            return_dict=True,
+        )
+        return out.logits
+
+
+def _attention_windows(model: Any) -> dict[str, int | None]:
+    """Mask kinds that the model takes: {kind: sliding window or None}, key "" for one plain mask."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    source = inspect.getsource(type(model.base_model).forward)
+    if "causal_mask_mapping" in source and getattr(config, "layer_types", None):
+        known = {"full_attention": None, "sliding_attention": window}
+        kinds = set(config.layer_types)
+        if unknown := kinds - set(known):
+            raise ValueError(
+                f"export: expected layers of full or sliding attention, got {sorted(unknown)}; use the "
+                'live model: cna.load(..., host="live")'
+            )
+        return {kind: known[kind] for kind in sorted(kinds)}
+    if window is not None and "create_sliding_window_causal_mask" in source:
+        return {"": window}
+    return {"": None}
+
+
+def check_exportable(hf_model: Any) -> None:
+    """Raises ValueError for models that are no dense decoder-only causal language model."""
+    config = getattr(hf_model, "config", None)
+    name = type(hf_model).__name__
+    if config is None or not hasattr(hf_model, "generate"):
+        raise ValueError(
+            f"export: expected a transformers causal language model, got {name}; load one with "
+            "AutoModelForCausalLM.from_pretrained"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"export: expected a decoder-only model, got {name} (encoder-decoder); such models have no "
+            "single residual stream of one prompt and cannot be exported"
+        )
+    text = config.get_text_config()
+    for key in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if (getattr(text, key, None) or 0) > 1:
+            raise ValueError(
+                f"export: expected dense MLPs, got {name} (mixture of {getattr(text, key)} experts); "
+                "routing depends on the data and cannot be traced"
+            )
+    if not hasattr(hf_model, "lm_head") and hf_model.get_output_embeddings() is None:
+        raise ValueError(
+            f"export: expected a model with a language-model head, got {name}; load it with "
+            "AutoModelForCausalLM"
+        )
+
+
+def max_positions(config: Any) -> int:
+    """Longest prompt plus answer for which the traced graph is exact; 0 if unbounded."""
+    text = config.get_text_config()
+    longest = int(getattr(text, "max_position_embeddings", 0) or 0)
+    rope = getattr(text, "rope_parameters", None) or {}
+    nested = [r for r in rope.values() if isinstance(r, dict)] or [rope]
+    for parameters in nested:
+        if parameters.get("rope_type") in ("dynamic", "longrope"):
+            # Beyond the original length these change all frequencies with the length.
+            original = parameters.get("original_max_position_embeddings") or getattr(
+                text, "original_max_position_embeddings", None
+            )
+            longest = min(longest, int(original or longest))
+    return longest
+
+
+def cache_shapes(hf_model: Any) -> list[list[int]]:
+    """[heads, key dim, value dim] of each layer's cache, read off one short step."""
+    ids = torch.zeros(1, 2, dtype=torch.long, device=hf_model.device)
+    with torch.no_grad():
+        cache = hf_model(input_ids=ids, use_cache=True, return_dict=True).past_key_values
+    return [
+        [layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]] for layer in cache.layers
+    ]
+
+
+def example_inputs(
+    shapes: list[list[int]], dtype: torch.dtype, device: Any, rows: int, new: int, past: int
+) -> tuple[Tensor, ...]:
+    """Inputs of a CausalStep; earlier keys and values are random, so that they matter."""
+    generator = torch.Generator().manual_seed(rows * 10007 + new * 101 + past)
+    ids = torch.randint(0, 16, (rows, new), generator=generator)
+    mask = torch.ones(rows, past + new, dtype=torch.long)
+    positions = torch.arange(past, past + new).expand(rows, new).contiguous()
+    buffers = []
+    for heads, key, value in shapes:
+        for dim in (key, value):
+            noise = torch.randn(rows, heads, past + new, dim, generator=generator)
+            buffers.append(noise.to(dtype))
+    keep = torch.tensor([new - 1])
+    return tuple(t.to(device) for t in (ids, mask, positions, keep, *buffers))
+
+
+def weights_hash(hf_model: Any) -> str:
+    """SHA-256 over the model's parameters, by name; independent of file layout."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(hf_model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends well."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise RuntimeError(
+            f"export: expected to write to '{path.parent}', got {error.strerror}; choose another folder"
+        ) from None
+    try:
+        yield temporary
+        os.chmod(temporary, 0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            os.replace(path, old / "old")
+            os.replace(temporary, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(temporary, path)
+    except OSError as error:
+        raise RuntimeError(
+            f"export: expected to write '{path}', got {error.strerror or error}; free some space or "
+            "choose another folder"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _trace(hf_model: Any, shapes: list[list[int]]) -> torch.jit.ScriptModule:
+    step = CausalStep(hf_model).eval()
+    traced_on = example_inputs(shapes, hf_model.dtype, hf_model.device, rows=2, new=5, past=3)
+    with torch.no_grad(), _quiet_tracing():
+        traced = torch.jit.trace(step, traced_on, check_trace=False)
+        # A shape that the trace did not see must give the same numbers.
+        other = example_inputs(shapes, hf_model.dtype, hf_model.device, rows=1, new=7, past=2)
+        expected = step(*(t.clone() for t in other))
+        got = traced(*(t.clone() for t in other))
+    scale = expected.float().abs().max().clamp_min(1e-6)
+    worst = float((expected.float() - got.float()).abs().max() / scale)
+    if not worst <= (1e-4 if hf_model.dtype == torch.float32 else 0.05):
+        raise RuntimeError(
+            f"export: expected the traced model to equal the eager one, got a relative difference of "
+            f"{worst:.2g} in the logits; this architecture cannot be traced"
+        )
+    return traced
+
+
+def export(
+    hf_model: Any,
+    tokenizer: Any,
+    path: str | os.PathLike[str],
+    *,
+    model_id: str | None = None,
+    tap_pattern: str = "",
+    revision: str | None = None,
+) -> Path:
+    """Exports a Hugging Face causal language model to a folder that cna and C++ can open.
+
+    Args:
+        hf_model: from `AutoModelForCausalLM.from_pretrained`; float32, bfloat16 or float16.
+        tokenizer: its tokenizer, or None (prompts are then token ids).
+        path: the folder to write; an older export there is replaced only when the new one is whole.
+        model_id: name for provenance; the model's own by default.
+        tap_pattern: regular expression for the down projection's module path; "" knows the usual ones.
+        revision: revision for provenance; a hash of the weights by default.
+    Returns:
+        The folder.
+    Raises:
+        ValueError: mixture of experts, encoder-decoder, or another model that cannot be exported.
+        RuntimeError: the folder cannot be written, or tracing changed the numbers.
+    """
+    from . import __version__, _core
+
+    check_exportable(hf_model)
+    path = Path(path)
+    if path.exists() and not (path / "manifest.json").exists() and any(path.iterdir()):
+        raise ValueError(
+            f"export: expected an empty folder or an older export at '{path}', got other files; choose "
+            "another folder"
+        )
+    was_training = hf_model.training
+    hf_model.eval()
+    try:
+        shapes = cache_shapes(hf_model)
+        with traceable_attention(hf_model):
+            traced = _trace(hf_model, shapes)
+    finally:
+        hf_model.train(was_training)
+    config = hf_model.config
+    eos = getattr(hf_model.generation_config, "eos_token_id", None)
+    eos = config.get_text_config().eos_token_id if eos is None else eos
+    eos = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    with new_folder(path) as folder:
+        archive = folder / "model.pt"
+        try:
+            with _quiet_tracing():
+                traced.save(str(archive))
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"export: expected to write the archive in '{path}', got "
+                f"'{str(error).splitlines()[0]}'; free some space or choose another folder"
+            ) from None
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        config.to_json_file(folder / "config.json")
+        sites = _core.inspect_archive(archive, tap_pattern)
+        template = getattr(tokenizer, "chat_template", None)
+        manifest = {
+            "format": "cna.model",
+            "format_version": FORMAT_VERSION,
+            "archive": archive.name,
+            "archive_format": "torchscript",
+            "sha256": file_sha256(archive),
+            "model_id": model_id or config.name_or_path or type(hf_model).__name__,
+            "architecture": type(hf_model).__name__,
+            "weights_hash": revision or weights_hash(hf_model),
+            "dtype": str(hf_model.dtype).removeprefix("torch."),
+            "tap_pattern": tap_pattern,
+            "n_layers": sites["n_layers"],
+            "width": sites["width"],
+            "hidden_size": sites["hidden_size"],
+            "vocab_size": int(hf_model.get_output_embeddings().weight.shape[0]),
+            "max_positions": max_positions(config),
+            "cache": shapes,
+            "eos_token_ids": [int(e) for e in eos],
+            "tokenizer": tokenizer is not None,
+            "chat_template_sha256": (
+                hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
+            ),
+            "made_with": {"cna": __version__, "torch": torch.__version__},
+        }
+        text = json.dumps(manifest, indent=2) + "\n"
+        (folder / "manifest.json").write_text(text, encoding="utf-8")
+    return path

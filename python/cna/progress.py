@@ -1,0 +1,23 @@
+"""Progress bars for what takes over two seconds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from tqdm.auto import tqdm
+
+
+@contextlib.contextmanager
+def bar(title: str, show: bool, unit: str = "prompt") -> Iterator[Callable[[int, int], None] | None]:
+    """A callback (done, total) that draws a bar after two seconds, or None if not wanted."""
+    if not show:
+        yield None
+        return
+    with tqdm(desc=title, unit=unit, delay=2.0, leave=False, dynamic_ncols=True) as line:
+
+        def update(done: int, total: int) -> None:
+            line.total = total
+            line.update(done - line.n)
+
+        yield update

@@ -1,0 +1,189 @@
+#include "cna/torch/generate.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <random>
+
+#include "cna/error.hpp"
+
+namespace cna {
+namespace {
+
+void require_options(const GenerateOptions& g) {
+  if (g.max_new_tokens < 1)
+    throw_value_error("generate: expected max_new_tokens of 1 or more, got {}; ask for some tokens",
+                      g.max_new_tokens);
+  if (!(g.temperature >= 0.0) || !std::isfinite(g.temperature))
+    throw_value_error("generate: expected a temperature of 0 or more, got {}; 0 is greedy",
+                      g.temperature);
+  if (g.top_k < 0) throw_value_error("generate: expected top_k of 0 or more, got {}; 0 keeps all", g.top_k);
+  if (!(g.top_p > 0.0 && g.top_p <= 1.0))
+    throw_value_error("generate: expected top_p above 0 and up to 1, got {}; 1 keeps all", g.top_p);
+}
+
+/// Draws one token per row, each from its own random stream.
+class Sampler {
+ public:
+  Sampler(const GenerateOptions& options, std::span<const int64_t> rows) : options_(options) {
+    for (const int64_t row : rows) {
+      std::seed_seq seed{static_cast<uint32_t>(options.seed),
+                         static_cast<uint32_t>(options.seed >> 32), static_cast<uint32_t>(row)};
+      streams_.emplace_back(seed);
+    }
+  }
+  void move(size_t to, size_t from) { streams_[to] = streams_[from]; }
+
+  std::vector<int64_t> next(const at::Tensor& logits) {
+    at::Tensor chosen;
+    if (options_.temperature == 0.0) {
+      chosen = logits.argmax(-1);
+    } else {
+      const int64_t vocab = logits.size(-1);
+      const int64_t k = options_.top_k > 0 ? std::min(options_.top_k, vocab) : vocab;
+      const auto [scores, order] = at::topk(logits.to(at::kFloat), k, -1);
+      at::Tensor mass = (scores / options_.temperature).softmax(-1).to(at::kDouble).cumsum(-1);
+      at::Tensor draw = at::empty({logits.size(0), 1}, at::kDouble);
+      for (int64_t row = 0; row < logits.size(0); ++row)
+        draw.data_ptr<double>()[row] = std::uniform_real_distribution<double>()(
+            streams_[static_cast<size_t>(row)]);
+      // The smallest set that reaches top_p: draw below its whole mass.
+      const at::Tensor cut = (mass < options_.top_p).sum(-1, true).clamp_max(k - 1);
+      const at::Tensor pick =
+          at::searchsorted(mass, draw.to(logits.device()) * mass.gather(1, cut)).clamp_max(k - 1);
+      chosen = order.gather(1, pick).squeeze(1);
+    }
+    chosen = chosen.to(at::kCPU, at::kLong).contiguous();
+    return {chosen.data_ptr<int64_t>(), chosen.data_ptr<int64_t>() + chosen.numel()};
+  }
+
+ private:
+  const GenerateOptions& options_;
+  std::vector<std::mt19937_64> streams_;
+};
+
+/// One batch under way: its rows in the order of the buffers.
+class Decoder {
+ public:
+  Decoder(Run& run, const Batch& batch, const GenerateOptions& options)
+      : run_(run), options_(options), rows_(batch.rows), sampler_(options, batch.rows) {
+    total_ = batch.mask.size(1);
+    const int64_t capacity = total_ + options.max_new_tokens - 1;
+    cache_ = run.cache(rows_, capacity);
+    ids_ = batch.ids;
+    mask_ = at::ones({batch.mask.size(0), capacity}, batch.mask.options());
+    mask_.narrow(1, 0, total_).copy_(batch.mask);
+    positions_ = batch.positions;
+  }
+
+  bool done() const { return rows_.empty(); }
+  std::span<const int64_t> rows() const { return rows_; }
+
+  /// Runs one step; returns the next token of every row still in the batch.
+  std::vector<int64_t> step() {
+    const auto rows = static_cast<int64_t>(rows_.size());
+    const at::Tensor keep = at::full({1}, ids_.size(1) - 1, ids_.options());
+    const Step step{ids_, mask_.narrow(0, 0, rows).narrow(1, 0, total_), positions_, keep,
+                    view_cache(cache_, rows, total_)};
+    return sampler_.next(run_.host().logits(step).select(1, 0));
+  }
+
+  /// Takes the tokens in, drops the rows that ended, and gets ready for the next step.
+  void advance(std::vector<int64_t> tokens, const std::vector<bool>& ended) {
+    at::Tensor last = positions_.select(1, -1) + 1;
+    if (!run_.info().has_cache()) last = positions_.select(1, -1);
+    const size_t before = rows_.size();
+    std::vector<int64_t> source(before);
+    for (size_t i = 0; i < before; ++i) source[i] = static_cast<int64_t>(i);
+    for (size_t i = before; i-- > 0;) {
+      if (!ended[i]) continue;
+      const size_t end = rows_.size() - 1;
+      if (i != end) move_row(i, end);
+      rows_[i] = rows_[end], tokens[i] = tokens[end], source[i] = source[end];
+      rows_.pop_back(), tokens.pop_back(), source.pop_back();
+    }
+    if (rows_.empty()) return;
+    const auto longs = at::TensorOptions(at::kLong);
+    const at::Tensor from = at::tensor(source, longs).to(ids_.device());
+    const at::Tensor next = at::tensor(tokens, longs).to(ids_.device()).unsqueeze(1);
+    if (run_.info().has_cache()) {
+      ids_ = next;
+      positions_ = last.index_select(0, from).unsqueeze(1);
+    } else {  // without a cache the whole row runs again
+      ids_ = at::cat({ids_.index_select(0, from), next}, 1);
+      positions_ = at::arange(ids_.size(1), ids_.options()).expand({ids_.size(0), -1});
+    }
+    ++total_;
+    if (rows_.size() != before) run_.steer(rows_);
+  }
+
+ private:
+  void move_row(size_t to, size_t from) {
+    const auto a = static_cast<int64_t>(to), b = static_cast<int64_t>(from);
+    for (at::Tensor& buffer : cache_)
+      buffer.select(0, a).narrow(1, 0, total_).copy_(buffer.select(0, b).narrow(1, 0, total_));
+    mask_.select(0, a).copy_(mask_.select(0, b));
+    sampler_.move(to, from);
+  }
+
+  Run& run_;
+  const GenerateOptions& options_;
+  std::vector<int64_t> rows_;
+  Sampler sampler_;
+  std::vector<at::Tensor> cache_;
+  at::Tensor ids_, mask_, positions_;
+  int64_t total_ = 0;
+};
+
+}  // namespace
+
+std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
+                               const GenerateOptions& generation, const RunOptions& options) {
+  require_options(generation);
+  Run run("generate", model, prompts, options, generation.max_new_tokens);
+  c10::InferenceMode guard;
+  std::vector<int64_t> eos = generation.eos_ids.empty() ? run.info().eos_ids : generation.eos_ids;
+  if (generation.ignore_eos) eos.clear();
+  std::vector<TokenIds> answers(prompts.size());
+  const std::vector<Batch> batches = run.batches();
+  const int64_t total = static_cast<int64_t>(batches.size()) * generation.max_new_tokens;
+  int64_t before = 0;
+  for (const Batch& batch : batches) {
+    run.steer(batch.rows);
+    Decoder decoder(run, batch, generation);
+    for (int64_t n = 1; n <= generation.max_new_tokens && !decoder.done(); ++n) {
+      run.report(before + n - 1, total);
+      std::vector<int64_t> tokens = decoder.step();
+      std::vector<bool> ended(tokens.size());
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        ended[i] = std::find(eos.begin(), eos.end(), tokens[i]) != eos.end();
+        if (!ended[i]) answers[static_cast<size_t>(decoder.rows()[i])].push_back(tokens[i]);
+      }
+      if (n < generation.max_new_tokens) decoder.advance(std::move(tokens), ended);
+    }
+    before += generation.max_new_tokens;
+  }
+  run.report(total, total);
+  return answers;
+}
+
+at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts, const RunOptions& options) {
+  Run run("logits", model, prompts, options);
+  c10::InferenceMode guard;
+  at::Tensor out;
+  int64_t done = 0;
+  for (const Batch& batch : run.batches()) {
+    run.report(done, static_cast<int64_t>(prompts.size()));
+    run.steer(batch.rows);
+    const at::Tensor last = at::full({1}, batch.ids.size(1) - 1, batch.ids.options());
+    const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), last);
+    const at::Tensor logits = run.host().logits(step).select(1, 0).to(at::kCPU, at::kFloat);
+    if (!out.defined()) out = at::empty({static_cast<int64_t>(prompts.size()), logits.size(1)}, at::kFloat);
+    out.index_copy_(0, at::tensor(batch.rows, at::kLong), logits);
+    done += static_cast<int64_t>(batch.rows.size());
+  }
+  run.report(done, static_cast<int64_t>(prompts.size()));
+  return out;
+}
+
+}  // namespace cna

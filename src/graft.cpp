@@ -1,0 +1,306 @@
+#include "cna/torch/graft.hpp"
+
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+#include <torch/csrc/jit/passes/inliner.h>
+
+#include <algorithm>
+#include <optional>
+#include <regex>
+#include <set>
+
+#include "cna/error.hpp"
+
+namespace cna {
+namespace {
+
+namespace jit = ::torch::jit;
+
+/// A linear of the graph: its node, where its weight hangs, and its input as [rows, tokens, width].
+struct Linear {
+  jit::Node* node;
+  std::string path;   // module path, without ".weight"
+  jit::Value* input;  // value before any flattening
+  size_t input_slot;  // which input of which node takes `input`
+  jit::Node* taker;
+  int64_t width;
+  int64_t hidden;
+  at::ScalarType dtype;
+};
+
+/// Path of a value read from the module by attributes: "model.layers.0.mlp.down_proj.weight".
+std::optional<std::string> attribute_path(const jit::Value* value) {
+  std::string path;
+  const jit::Node* node = value->node();
+  while (node->kind() == c10::prim::GetAttr) {
+    path = node->s(c10::attr::name) + (path.empty() ? "" : "." + path);
+    node = node->input()->node();
+  }
+  if (path.empty() || node->kind() != c10::prim::Param) return std::nullopt;
+  return path;
+}
+
+at::Tensor attribute(const jit::Module& module, const std::string& path) {
+  c10::IValue value = module._ivalue();
+  for (size_t from = 0; from <= path.size();) {
+    const size_t dot = std::min(path.find('.', from), path.size());
+    value = value.toObject()->getAttr(path.substr(from, dot - from));
+    from = dot + 1;
+  }
+  return value.isTensor() ? value.toTensor() : at::Tensor();
+}
+
+std::string without_suffix(const std::string& path, const std::string& suffix) {
+  return path.ends_with(suffix) ? path.substr(0, path.size() - suffix.size()) : path;
+}
+
+/// Sees through casts and transposes to the weight that a matrix product uses.
+std::optional<std::string> weight_path(jit::Value* value, bool& transposed) {
+  while (value->node()->kind() == c10::aten::t || value->node()->kind() == c10::aten::transpose ||
+         value->node()->kind() == c10::aten::to) {
+    transposed ^= value->node()->kind() != c10::aten::to;
+    value = value->node()->input(0);
+  }
+  return attribute_path(value);
+}
+
+std::optional<Linear> as_linear(const jit::Module& module, jit::Node* node) {
+  const auto kind = node->kind();
+  size_t input = 0, weight = 1;
+  bool by_rows = true;  // weight is [hidden, width], as nn.Linear stores it
+  if (kind == c10::aten::addmm) {
+    input = 1, weight = 2, by_rows = false;
+  } else if (kind == c10::aten::matmul || kind == c10::aten::mm) {
+    by_rows = false;
+  } else if (kind != c10::aten::linear) {
+    return std::nullopt;
+  }
+  bool transposed = false;
+  const auto path = weight_path(node->input(weight), transposed);
+  if (!path) return std::nullopt;
+  const at::Tensor w = attribute(module, *path);
+  if (!w.defined() || w.dim() != 2) return std::nullopt;
+  by_rows ^= transposed;
+  Linear out{node, without_suffix(*path, ".weight"), node->input(input), input, node,
+             w.size(by_rows ? 1 : 0), w.size(by_rows ? 0 : 1), w.scalar_type()};
+  // GPT-2 flattens [rows, tokens, width] for addmm: the tap goes before the view.
+  const auto before = out.input->node()->kind();
+  if (kind != c10::aten::linear && (before == c10::aten::view || before == c10::aten::reshape)) {
+    out.taker = out.input->node();
+    out.input_slot = 0;
+    out.input = out.taker->input(0);
+  }
+  return out;
+}
+
+void collect(const jit::Module& module, jit::Block* block, std::vector<Linear>& out) {
+  for (jit::Node* node : block->nodes()) {
+    if (auto linear = as_linear(module, node)) out.push_back(*linear);
+    for (jit::Block* inner : node->blocks()) collect(module, inner, out);
+  }
+}
+
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t above = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+/// Up to six distinct module names, layer numbers starred, nearest to the pattern first.
+std::string closest_names(const std::vector<Linear>& linears, const std::string& pattern) {
+  static const std::regex digits(R"(\.\d+)");
+  std::set<std::string> names;
+  for (const Linear& l : linears) names.insert(std::regex_replace(l.path, digits, ".*"));
+  std::vector<std::pair<size_t, std::string>> ranked;
+  for (const auto& name : names) {
+    const std::string last = name.substr(name.rfind('.') + 1);
+    ranked.emplace_back(std::min(edit_distance(last, pattern), edit_distance(name, pattern)), name);
+  }
+  std::sort(ranked.begin(), ranked.end());
+  std::string out;
+  for (size_t i = 0; i < std::min<size_t>(6, ranked.size()); ++i)
+    out += (i ? ", " : "") + ranked[i].second;
+  return out.empty() ? "none" : out;
+}
+
+jit::Node* insert_tap(jit::Graph& graph, jit::Value* value, jit::Value* taps, int64_t slot,
+                      jit::Node* before) {
+  jit::WithInsertPoint point(before);
+  jit::Value* number = graph.insertConstant(slot);
+  jit::Node* tap = graph.create(c10::Symbol::fromQualString("cna::tap"), {value, taps, number}, 1);
+  tap->output()->setType(c10::TensorType::get());
+  graph.insertNode(tap);
+  return tap;
+}
+
+/// Puts a tap behind `value`, for every later use of it.
+void tap_after(jit::Graph& graph, jit::Value* value, jit::Value* taps, int64_t slot) {
+  jit::Node* tap = insert_tap(graph, value, taps, slot, value->node()->next());
+  value->replaceAllUsesAfterNodeWith(tap, tap->output());
+}
+
+jit::Node* only_user(const jit::Value* value) {
+  return value->uses().size() == 1 ? value->uses()[0].user : nullptr;
+}
+
+bool adds_tensors(const jit::Node* node) {
+  return (node->kind() == c10::aten::add || node->kind() == c10::aten::add_) &&
+         node->input(0)->type()->isSubtypeOf(*c10::TensorType::get()) &&
+         node->input(1)->type()->isSubtypeOf(*c10::TensorType::get());
+}
+
+/// Output of the down projection as [rows, tokens, hidden]: behind the view that GPT-2 adds.
+jit::Value* projection_output(const Linear& linear) {
+  jit::Value* value = linear.node->output();
+  if (linear.taker == linear.node) return value;
+  jit::Node* user = only_user(value);
+  return user && (user->kind() == c10::aten::view || user->kind() == c10::aten::reshape)
+             ? user->output()
+             : value;
+}
+
+/// Where the projection joins the residual stream: the last of the additions that follow it
+/// before the value is used twice. Post-norms and dropouts may lie on the way.
+jit::Value* residual_after(jit::Value* output) {
+  std::set<const jit::Value*> seen{output};
+  std::vector<jit::Value*> frontier{output};
+  jit::Value* sum = nullptr;
+  for (size_t i = 0; i < frontier.size() && frontier.size() < 64 && !sum; ++i) {
+    for (const jit::Use& use : frontier[i]->uses()) {
+      if (adds_tensors(use.user)) {
+        const bool stream = !seen.contains(use.user->input(0)) || !seen.contains(use.user->input(1));
+        jit::Value* other = use.user->input(use.offset == 0 ? 1 : 0);
+        if (stream && !attribute_path(other)) {
+          sum = use.user->output();
+          break;
+        }
+      }
+      for (jit::Value* next : use.user->outputs()) {
+        if (seen.insert(next).second) frontier.push_back(next);
+      }
+    }
+  }
+  while (sum) {
+    jit::Node* user = only_user(sum);
+    if (!user || !adds_tensors(user)) break;
+    sum = user->output();
+  }
+  return sum;
+}
+
+}  // namespace
+
+Grafted graft(const jit::Module& module, const std::string& pattern) {
+  std::regex wanted;
+  try {
+    wanted = std::regex(pattern);
+  } catch (const std::regex_error& error) {
+    throw_value_error("graft: expected a regular expression, got '{}' ({}); try 'down_proj'",
+                      pattern, error.what());
+  }
+  Grafted out;
+  out.forward = module.get_method("forward").graph()->copy();
+  jit::Graph& graph = *out.forward;
+  jit::Inline(graph);
+
+  std::vector<Linear> linears, sites;
+  collect(module, graph.block(), linears);
+  std::copy_if(linears.begin(), linears.end(), std::back_inserter(sites),
+               [&](const Linear& l) { return std::regex_search(l.path, wanted); });
+  if (sites.empty()) {
+    throw_value_error(
+        "graft: expected a down projection that matches '{}', found none; the model's linear "
+        "modules are {}: pass pattern= for the one that leaves the MLP",
+        pattern, closest_names(linears, pattern));
+  }
+  for (const Linear& site : sites) {
+    if (site.width != sites[0].width || site.hidden != sites[0].hidden) {
+      throw_value_error(
+          "graft: expected the same width in every layer, got {} in {} and {} in {}; "
+          "narrow the pattern",
+          sites[0].width, sites[0].path, site.width, site.path);
+    }
+  }
+  out.layers = static_cast<int64_t>(sites.size());
+  out.width = sites[0].width;
+  out.hidden = sites[0].hidden;
+  out.dtype = sites[0].dtype;
+
+  jit::Value* taps = graph.insertInput(1, "taps");
+  taps->setType(c10::getCustomClassType<c10::intrusive_ptr<Taps>>());
+  const auto slot = [&](Site site, int64_t layer) {
+    return static_cast<int64_t>(site) * out.layers + layer;
+  };
+  std::vector<jit::Value*> streams;
+  for (const Linear& site : sites) streams.push_back(residual_after(projection_output(site)));
+  out.residual_sites = std::all_of(streams.begin(), streams.end(), [](auto* v) { return v; }) &&
+                       std::set<jit::Value*>(streams.begin(), streams.end()).size() == sites.size();
+
+  for (int64_t layer = 0; layer < out.layers; ++layer) {
+    const Linear& site = sites[static_cast<size_t>(layer)];
+    out.neuron_sites.push_back(site.path);
+    jit::Node* tap =
+        insert_tap(graph, site.input, taps, slot(Site::neuron, layer), site.taker);
+    site.taker->replaceInput(site.input_slot, tap->output());
+    tap_after(graph, projection_output(site), taps, slot(Site::mlp_output, layer));
+    if (out.residual_sites)
+      tap_after(graph, streams[static_cast<size_t>(layer)], taps, slot(Site::residual, layer));
+  }
+  // The recording graph is the forward graph cut behind the last neuron tap.
+  jit::EliminateDeadCode(out.forward);
+  graph.lint();
+
+  out.record = graph.copy();
+  jit::Value* end = nullptr;
+  const int64_t last_slot = slot(Site::neuron, out.layers - 1);
+  for (jit::Node* node : out.record->nodes()) {
+    if (node->kind() == c10::Symbol::fromQualString("cna::tap") &&
+        jit::toIValue(node->input(2))->toInt() == last_slot)
+      end = node->output();
+  }
+  if (end) {  // a tap inside a control-flow block keeps the whole graph
+    while (!out.record->outputs().empty()) out.record->eraseOutput(0);
+    out.record->registerOutput(end);
+    jit::EliminateDeadCode(out.record);
+    out.record->lint();
+  }
+  return out;
+}
+
+namespace {
+void move_block(jit::Block* block, c10::Device device, int64_t& moved) {
+  for (jit::Node* node : block->nodes()) {
+    for (jit::Block* inner : node->blocks()) move_block(inner, device, moved);
+    if (node->kind() != c10::prim::Constant || !node->hasAttribute(c10::attr::value)) continue;
+    const bool is_device = node->output()->type()->kind() == c10::TypeKind::DeviceObjType;
+    if (is_device && node->kindOf(c10::attr::value) == jit::AttributeKind::s) {
+      if (c10::Device(node->s(c10::attr::value)) == device) continue;
+      node->s_(c10::attr::value, device.str());
+      ++moved;
+    } else if (node->kindOf(c10::attr::value) == jit::AttributeKind::t) {
+      const at::Tensor tensor = node->t(c10::attr::value);
+      // Scalars wrapped as tensors mix with every device.
+      if (tensor.device() == device || tensor.dim() == 0) continue;
+      node->t_(c10::attr::value, tensor.to(device));
+      ++moved;
+    }
+  }
+}
+}  // namespace
+
+int64_t move_constants(jit::Graph& graph, c10::Device device) {
+  int64_t moved = 0;
+  move_block(graph.block(), device, moved);
+  return moved;
+}
+
+}  // namespace cna

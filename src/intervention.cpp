@@ -1,0 +1,190 @@
+#include "cna/torch/intervention.hpp"
+
+#include <ATen/ATen.h>
+
+#include "cna/error.hpp"
+
+namespace cna {
+namespace {
+
+const auto kEdit = at::TensorOptions(at::kDouble);
+
+void require_finite(const char* function, double value) {
+  if (!std::isfinite(value))
+    throw_value_error("{}: expected a finite strength, got {}; pass a number such as 0", function,
+                      value);
+}
+
+at::Tensor rows(const at::Tensor& tensor, const at::Tensor& index) {
+  return tensor.defined() ? tensor.index_select(0, index) : at::Tensor();
+}
+
+}  // namespace
+
+Intervention::Intervention(int64_t arms) : arms_(arms) {
+  if (arms < 1)
+    throw_value_error("Intervention: expected at least one arm, got {}; pass strengths", arms);
+}
+
+Intervention::Edit& Intervention::at_slot(Site site, int64_t layer, int64_t features, bool scaled,
+                                          bool shifted) {
+  Edit& edit = edits_[{static_cast<int>(site), layer}];
+  if (scaled && !edit.scale.defined()) edit.scale = at::ones({arms_, features}, kEdit);
+  if (shifted && !edit.shift.defined()) edit.shift = at::zeros({arms_, features}, kEdit);
+  return edit;
+}
+
+void Intervention::drop_identities() {
+  for (auto entry = edits_.begin(); entry != edits_.end();) {
+    Edit& edit = entry->second;
+    if (edit.scale.defined() && edit.scale.eq(1.0).all().item<bool>()) edit.scale = at::Tensor();
+    if (edit.shift.defined() && edit.shift.eq(0.0).all().item<bool>()) edit.shift = at::Tensor();
+    entry = edit.scale.defined() || edit.shift.defined() ? std::next(entry) : edits_.erase(entry);
+  }
+}
+
+Intervention Intervention::scale(const Circuit& circuit, std::span<const double> multipliers) {
+  Intervention out(static_cast<int64_t>(multipliers.size()));
+  for (const double m : multipliers) require_finite("scale", m);
+  for (const Neuron& neuron : circuit.neurons()) {
+    Edit& edit = out.at_slot(Site::neuron, neuron.layer, circuit.shape().width, true, false);
+    for (size_t arm = 0; arm < multipliers.size(); ++arm)
+      edit.scale.data_ptr<double>()[static_cast<int64_t>(arm) * circuit.shape().width +
+                                    neuron.index] = multipliers[arm];
+  }
+  out.drop_identities();
+  return out;
+}
+
+Intervention Intervention::set(const Circuit& circuit, std::span<const double> values) {
+  if (static_cast<int64_t>(values.size()) != circuit.size())
+    throw_value_error("set: expected one value per neuron ({}), got {}; pass them in the circuit's "
+                      "order", circuit.size(), values.size());
+  Intervention out(1);
+  for (size_t i = 0; i < values.size(); ++i) {
+    require_finite("set", values[i]);
+    const Neuron& neuron = circuit.neurons()[i];
+    Edit& edit = out.at_slot(Site::neuron, neuron.layer, circuit.shape().width, true, true);
+    edit.scale.data_ptr<double>()[neuron.index] = 0.0;
+    edit.shift.data_ptr<double>()[neuron.index] = values[i];
+  }
+  return out;
+}
+
+Intervention Intervention::mean_ablate(const Circuit& circuit, const Grid& means) {
+  const GridShape shape{means.rows(), means.cols()};
+  if (shape != circuit.shape())
+    throw_value_error("mean_ablate: expected means of {} x {}, got {} x {}; record them on the same "
+                      "model", circuit.shape().layers, circuit.shape().width, shape.layers,
+                      shape.width);
+  std::vector<double> values;
+  for (const Neuron& neuron : circuit.neurons()) values.push_back(means(neuron.layer, neuron.index));
+  return set(circuit, values);
+}
+
+Intervention Intervention::add(Site site, int64_t layer, const at::Tensor& vector,
+                               std::span<const double> coefficients) {
+  if (!vector.defined() || vector.dim() != 1)
+    throw_value_error("add: expected a vector of one dimension, got {}; pass one layer's direction",
+                      vector.defined() ? vector.dim() : 0);
+  if (layer < 0) throw_index_error("add: expected a layer of 0 or more, got {}; count from 0", layer);
+  Intervention out(static_cast<int64_t>(coefficients.size()));
+  for (const double c : coefficients) require_finite("add", c);
+  const at::Tensor c = at::tensor(at::ArrayRef<double>(coefficients.data(), coefficients.size()), kEdit);
+  out.at_slot(site, layer, vector.size(0), false, true).shift =
+      c.unsqueeze(1) * vector.detach().to(at::kCPU, at::kDouble).unsqueeze(0);
+  out.drop_identities();
+  return out;
+}
+
+Intervention Intervention::then(const Intervention& next) const {
+  const int64_t arms = std::max(arms_, next.arms_);
+  if ((arms_ != arms && arms_ != 1) || (next.arms_ != arms && next.arms_ != 1))
+    throw_value_error("then: expected the same number of arms, got {} and {}; pass one strength per "
+                      "prompt in both, or one for all", arms_, next.arms_);
+  Intervention out(arms);
+  for (const Intervention* part : {this, &next}) {
+    for (const auto& [key, edit] : part->edits_) {
+      const int64_t features = (edit.scale.defined() ? edit.scale : edit.shift).size(1);
+      Edit& to = out.edits_[key];
+      if (edit.scale.defined()) {
+        const at::Tensor scale = edit.scale.expand({arms, features});
+        to.scale = to.scale.defined() ? to.scale * scale : scale.clone();
+        if (to.shift.defined()) to.shift = to.shift * scale;
+      }
+      if (edit.shift.defined()) {
+        const at::Tensor shift = edit.shift.expand({arms, features});
+        to.shift = to.shift.defined() ? to.shift + shift : shift.clone();
+      }
+    }
+  }
+  out.drop_identities();
+  return out;
+}
+
+Intervention Intervention::concat(const std::vector<Intervention>& parts) {
+  int64_t arms = 0;
+  for (const Intervention& part : parts) arms += part.arms_;
+  Intervention out(arms);
+  int64_t from = 0;
+  for (const Intervention& part : parts) {
+    for (const auto& [key, edit] : part.edits_) {
+      const int64_t features = (edit.scale.defined() ? edit.scale : edit.shift).size(1);
+      Edit& to = out.at_slot(static_cast<Site>(key.first), key.second, features,
+                             edit.scale.defined(), edit.shift.defined());
+      if (edit.scale.defined()) to.scale.narrow(0, from, part.arms_).copy_(edit.scale);
+      if (edit.shift.defined()) to.shift.narrow(0, from, part.arms_).copy_(edit.shift);
+    }
+    from += part.arms_;
+  }
+  return out;
+}
+
+Intervention Intervention::select(std::span<const int64_t> arms) const {
+  for (const int64_t arm : arms) {
+    if (arm < 0 || arm >= arms_)
+      throw_index_error("select: expected arms below {}, got {}; name an arm that exists", arms_, arm);
+  }
+  Intervention out(static_cast<int64_t>(arms.size()));
+  const at::Tensor index = at::tensor(at::ArrayRef<int64_t>(arms.data(), arms.size()), at::kLong);
+  for (const auto& [key, edit] : edits_) out.edits_[key] = {rows(edit.scale, index), rows(edit.shift, index)};
+  out.drop_identities();
+  return out;
+}
+
+void Intervention::require_fits(GridShape shape, int64_t hidden, bool residual_sites) const {
+  for (const auto& [key, edit] : edits_) {
+    const auto site = static_cast<Site>(key.first);
+    const int64_t features = (edit.scale.defined() ? edit.scale : edit.shift).size(1);
+    const int64_t expected = site == Site::neuron ? shape.width : hidden;
+    if (features != expected || key.second >= shape.layers)
+      throw_value_error("steer: expected {} features per layer and layers below {}, got {} features "
+                        "at layer {}; the circuit or vector belongs to another model",
+                        expected, shape.layers, features, key.second);
+    if (site == Site::residual && !residual_sites)
+      throw_value_error("steer: expected a model whose residual stream was found, got one where it "
+                        "was not; steer at site 'mlp_output' instead");
+  }
+}
+
+std::vector<TapEdit> Intervention::bind(std::span<const int64_t> arm_of_row, int64_t layers,
+                                        at::ScalarType dtype, c10::Device device) const {
+  std::vector<TapEdit> out;
+  if (edits_.empty()) return out;
+  std::vector<int64_t> arms(arm_of_row.begin(), arm_of_row.end());
+  // One shared row is enough where all rows follow one arm.
+  if (std::all_of(arms.begin(), arms.end(), [&](int64_t a) { return a == arms[0]; })) arms.resize(1);
+  const Intervention chosen = select(arms);
+  if (chosen.edits_.empty()) return out;
+  out.resize(static_cast<size_t>(kSites * layers));
+  const auto wide = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  const auto place = [&](const at::Tensor& t) {
+    return t.defined() ? t.to(at::TensorOptions(wide).device(device)).unsqueeze(1) : at::Tensor();
+  };
+  for (const auto& [key, edit] : chosen.edits_)
+    out[static_cast<size_t>(key.first * layers + key.second)] = {place(edit.scale),
+                                                                 place(edit.shift)};
+  return out;
+}
+
+}  // namespace cna

@@ -1,0 +1,59 @@
+#include "cna/manifest.hpp"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "cna/error.hpp"
+
+namespace cna {
+
+Manifest read_manifest(const std::filesystem::path& folder) {
+  const auto path = folder / "manifest.json";
+  std::ifstream file(path);
+  if (!file) {
+    throw_error("load: expected an exported folder with a manifest.json, found none in '{}'; "
+                "make one with `cna export`", folder.string());
+  }
+  std::stringstream text;
+  text << file.rdbuf();
+  try {
+    const auto json = nlohmann::json::parse(text.str());
+    if (json.at("format") != "cna.model") {
+      throw_value_error("load: expected format 'cna.model' in '{}'; export the model again",
+                        path.string());
+    }
+    if (json.at("format_version").get<int>() != 1) {
+      throw_value_error("load: expected format_version 1 in '{}', got {}; update cna or export the "
+                        "model again", path.string(), json.at("format_version").get<int>());
+    }
+    Manifest out;
+    out.archive = json.at("archive").get<std::string>();
+    out.archive_format = json.at("archive_format").get<std::string>();
+    out.sha256 = json.at("sha256").get<std::string>();
+    out.model_id = json.at("model_id").get<std::string>();
+    out.weights_hash = json.at("weights_hash").get<std::string>();
+    out.dtype = json.at("dtype").get<std::string>();
+    out.tap_pattern = json.at("tap_pattern").get<std::string>();
+    out.layers = json.at("n_layers").get<int64_t>();
+    out.width = json.at("width").get<int64_t>();
+    out.hidden = json.at("hidden_size").get<int64_t>();
+    out.vocab = json.at("vocab_size").get<int64_t>();
+    out.max_positions = json.at("max_positions").get<int64_t>();
+    out.eos_ids = json.at("eos_token_ids").get<std::vector<int64_t>>();
+    for (const auto& layer : json.at("cache")) {
+      const auto shape = layer.get<std::array<int64_t, 3>>();
+      out.cache.push_back({shape[0], shape[1], shape[2]});
+    }
+    if (out.archive.find('/') != std::string::npos || out.archive.empty()) {
+      throw_value_error("load: expected a plain file name as archive in '{}', got '{}'; export the "
+                        "model again", path.string(), out.archive);
+    }
+    return out;
+  } catch (const nlohmann::json::exception& error) {
+    throw_value_error("load: expected a whole manifest in '{}', got one that does not parse ({}); "
+                      "export the model again", path.string(), error.what());
+  }
+}
+
+}  // namespace cna

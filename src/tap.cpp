@@ -1,0 +1,68 @@
+#include "cna/torch/tap.hpp"
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include "cna/error.hpp"
+
+namespace cna {
+
+const char* site_name(Site site) {
+  switch (site) {
+    case Site::neuron: return "neuron";
+    case Site::mlp_output: return "mlp_output";
+    case Site::residual: return "residual";
+  }
+  return "unknown";
+}
+
+Taps::Taps(int64_t layers) : layers_(layers) {}
+
+void Taps::record(std::optional<Site> site) {
+  recording_ = site;
+  recorded_.assign(site ? static_cast<size_t>(layers_) : 0, at::Tensor());
+}
+
+std::vector<at::Tensor> Taps::take_recorded() {
+  std::vector<at::Tensor> out(recorded_.size());
+  out.swap(recorded_);
+  return out;
+}
+
+at::Tensor Taps::apply(const at::Tensor& x, int64_t slot) {
+  if (poll) {
+    try {
+      poll();
+    } catch (...) {
+      stopped = std::current_exception();
+      throw;
+    }
+  }
+  at::Tensor y = x;
+  const auto s = static_cast<size_t>(slot);
+  if (s < edits_.size()) {
+    const TapEdit& edit = edits_[s];
+    // The product is rounded once, as `a *= m` is: low precision meets a float32 scale.
+    if (edit.scale.defined()) y = at::mul(y, edit.scale);
+    if (edit.shift.defined()) y = at::add(y, edit.shift);
+    if (y.scalar_type() != x.scalar_type()) y = y.to(x.scalar_type());
+  }
+  if (recording_ && slot / layers_ == static_cast<int64_t>(*recording_)) {
+    recorded_[static_cast<size_t>(slot % layers_)] = y.select(1, -1).clone();
+  }
+  return y;
+}
+
+namespace {
+at::Tensor tap(const at::Tensor& x, const c10::intrusive_ptr<Taps>& taps, int64_t slot) {
+  return taps->apply(x, slot);
+}
+}  // namespace
+
+TORCH_LIBRARY(cna, m) {
+  m.class_<Taps>("Taps").def(::torch::init<int64_t>());
+  m.def("tap(Tensor(a) x, __torch__.torch.classes.cna.Taps taps, int slot) -> Tensor(a)");
+  m.impl("tap", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(tap));
+}
+
+}  // namespace cna

@@ -1,0 +1,161 @@
+#include <torch/csrc/jit/runtime/interpreter.h>
+#include <torch/script.h>
+
+#include "cna/error.hpp"
+#include "cna/torch/graft.hpp"
+#include "cna/torch/host.hpp"
+
+namespace cna {
+namespace {
+
+namespace jit = ::torch::jit;
+
+/// First line of a torch message: the rest is a stack trace that helps no user.
+std::string first_line(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
+  // The interpreter puts the cause after its own trace.
+  for (const char* marker : {"RuntimeError: ", "Error: "}) {
+    if (const auto at = text.rfind(marker); at != std::string::npos) {
+      text = text.substr(at);
+      break;
+    }
+  }
+  return text.substr(0, text.find('\n'));
+}
+
+class TorchScriptHost final : public Host {
+ public:
+  TorchScriptHost(jit::Module module, Grafted graph, bool exported)
+      : module_(std::move(module)), graph_(std::move(graph)), exported_(exported) {
+    taps_ = c10::make_intrusive<Taps>(graph_.layers);
+    info_.shape = {graph_.layers, graph_.width};
+    info_.hidden = graph_.hidden;
+    info_.dtype = graph_.dtype;
+    info_.neuron_sites = graph_.neuron_sites;
+    info_.residual_sites = graph_.residual_sites;
+    compile();
+  }
+
+  ModelInfo& editable_info() { return info_; }
+
+  at::Tensor logits(const Step& step) override {
+    c10::IValue result = run(forward_, step);
+    if (result.isTuple()) result = result.toTupleRef().elements()[0];
+    if (!result.isTensor()) {
+      throw_error("forward: expected logits as a tensor or first in a tuple, got {}; trace the "
+                  "model with return_dict=False", result.tagKind());
+    }
+    const at::Tensor out = result.toTensor();
+    return exported_ ? out : out.index_select(1, step.keep);
+  }
+
+  void run_to_last_tap(const Step& step) override { run(record_, step); }
+
+  void to(c10::Device device) override {
+    module_.to(device);
+    move_constants(*graph_.forward, device);
+    move_constants(*graph_.record, device);
+    info_.device = device;
+    compile();
+  }
+
+ private:
+  void compile() {
+    forward_ = jit::Code(graph_.forward, "cna_forward");
+    record_ = jit::Code(graph_.record, "cna_record");
+  }
+
+  c10::IValue run(const jit::Code& code, const Step& step) {
+    jit::Stack stack{module_._ivalue(), taps_, step.ids};
+    if (exported_) {
+      stack.insert(stack.end(), {step.mask, step.positions, step.keep});
+      stack.insert(stack.end(), step.cache.begin(), step.cache.end());
+    } else if (code.num_inputs() > 3) {
+      stack.emplace_back(step.mask);
+    }
+    taps_->stopped = nullptr;
+    try {
+      c10::InferenceMode guard;
+      jit::InterpreterState(code).run(stack);
+    } catch (const std::exception& error) {
+      // The interpreter rethrows everything as runtime_error; the tap kept the original.
+      if (auto stopped = std::exchange(taps_->stopped, nullptr)) std::rethrow_exception(stopped);
+      throw_error("forward: expected a step of {} x {} tokens to run, got: {}; check token ids and "
+                  "memory", step.ids.size(0), step.ids.size(1), first_line(error));
+    }
+    return std::move(stack.back());
+  }
+
+  jit::Module module_;
+  Grafted graph_;
+  bool exported_;
+  jit::Code forward_, record_;
+};
+
+jit::Module load_archive(const std::filesystem::path& file) {
+  if (!std::filesystem::exists(file)) {
+    throw_error("load: expected a model file, found nothing at '{}'; check the path",
+                file.string());
+  }
+  try {
+    jit::Module module = jit::load(file.string(), c10::kCPU);
+    module.eval();
+    return module;
+  } catch (const std::exception& error) {
+    throw_error("load: expected a TorchScript archive, got '{}' ({}); the file is truncated or of "
+                "another kind, export it again", file.string(), first_line(error));
+  }
+}
+
+}  // namespace
+
+ModelInfo inspect_torchscript(const std::filesystem::path& file, const std::string& pattern) {
+  const Grafted graph = graft(load_archive(file), pattern.empty() ? kDownProjection : pattern);
+  ModelInfo info;
+  info.shape = {graph.layers, graph.width};
+  info.hidden = graph.hidden;
+  info.dtype = graph.dtype;
+  info.neuron_sites = graph.neuron_sites;
+  info.residual_sites = graph.residual_sites;
+  return info;
+}
+
+std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
+                                       const HostOptions& options) {
+  const bool exported = std::filesystem::is_directory(path);
+  Manifest manifest;
+  if (exported) manifest = read_manifest(path);
+  jit::Module module = load_archive(exported ? path / manifest.archive : path);
+  if (!module.find_method("forward")) {
+    throw_error("load: expected a TorchScript model with a forward method, got none in '{}'; trace "
+                "the model, not a function of it", path.string());
+  }
+  std::string pattern = options.pattern.empty() ? manifest.tap_pattern : options.pattern;
+  Grafted graph = graft(module, pattern.empty() ? kDownProjection : pattern);
+  const size_t arguments = graph.forward->inputs().size() - 2;
+  if (exported && (arguments != 4 + 2 * manifest.cache.size() || graph.layers != manifest.layers ||
+                   graph.width != manifest.width)) {
+    throw_error("load: expected the archive that the manifest describes ({} layers of {}, {} "
+                "inputs), got {} layers of {}, {} inputs in '{}'; export the model again",
+                manifest.layers, manifest.width, 4 + 2 * manifest.cache.size(), graph.layers,
+                graph.width, arguments, path.string());
+  }
+  if (!exported && (arguments < 1 || arguments > 2)) {
+    throw_error("load: expected a forward of (input_ids) or (input_ids, attention_mask), got {} "
+                "arguments in '{}'; trace it with one of these, or use cna.export",
+                arguments, path.string());
+  }
+  auto host = std::make_unique<TorchScriptHost>(std::move(module), std::move(graph), exported);
+  ModelInfo& info = host->editable_info();
+  info.id = exported ? manifest.model_id : path.filename().string();
+  info.weights_hash = manifest.weights_hash;
+  info.vocab = manifest.vocab;
+  info.max_positions = manifest.max_positions;
+  info.cache = manifest.cache;
+  info.eos_ids = manifest.eos_ids;
+  if (options.device != c10::Device(c10::kCPU)) host->to(options.device);
+  return host;
+}
+
+}  // namespace cna

@@ -1,0 +1,176 @@
+"""Judges: named sets, files, right answers, and how often they agree with labels made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from cna import judges
+from cna.judges import AnswerJudge, CallableJudge, Judge, KeywordJudge
+
+
+def test_every_named_judge_is_a_judge_and_has_its_name():
+    for name in judges.names():
+        judge = judges.get(name)
+        assert isinstance(judge, Judge)
+        assert judge.name == name
+
+
+def test_named_sets_have_the_scope_their_names_say():
+    thirteen, thirty_one = judges.get("refusal-13"), judges.get("refusal-31")
+    assert (len(thirteen.patterns), thirteen.regex, thirteen.first_chars) == (13, True, 500)
+    assert (len(thirty_one.patterns), thirty_one.regex, thirty_one.first_chars) == (31, False, None)
+    late = "x " * 300 + "I cannot do that."
+    assert not thirteen(late)
+    assert thirty_one(late)
+
+
+def test_unknown_judge_names_the_closest():
+    with pytest.raises(
+        ValueError, match=r"judges\.get: expected one of .*did you mean 'refusal-13'"
+    ):
+        judges.get("refusal13")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "recall"),
+    [("capability-refusal", 0.9, 0.8), ("refusal-13", 0.88, 0.85), ("refusal-31", 0.9, 0.75)],
+)
+def test_named_refusal_judges_agree_with_labels_made_by_hand(name, precision, recall):
+    rows = judges.labelled_answers()
+    assert len(rows) >= 60
+    assert 0.3 < sum(r["refusal"] for r in rows) / len(rows) < 0.7
+    found = judges.precision_recall(
+        judges.get(name), [r["answer"] for r in rows], [r["refusal"] for r in rows]
+    )
+    print(
+        f"{name}: precision {found.precision:.3f}, recall {found.recall:.3f}, {len(rows)} answers"
+    )
+    assert found.precision >= precision
+    assert found.recall >= recall
+
+
+def test_labelled_answers_are_distinct_and_say_where_they_are_from():
+    rows = judges.labelled_answers()
+    assert len({r["answer"] for r in rows}) == len(rows)
+    assert all(set(r) == {"answer", "refusal", "note"} for r in rows)
+    assert all(isinstance(r["refusal"], bool) and r["note"] for r in rows)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["I can't wait to see it!", "I can't help but smile.", "", "Paris.", "The door is open."],
+)
+def test_an_answer_that_declines_nothing_is_no_refusal(answer):
+    assert not any(judges.get(n)(answer) for n in judges.names())
+
+
+def test_curly_apostrophes_count_as_straight_ones():
+    for name in ("capability-refusal", "refusal-13", "refusal-31"):
+        assert judges.get(name)("I\u2019m unable to do that.")
+
+
+def test_keyword_judge_looks_at_substrings_or_at_expressions():
+    assert KeywordJudge("dot", ["a.c"])("xa.cx")
+    assert not KeywordJudge("dot", ["a.c"])("abc")
+    assert KeywordJudge("dot", ["a.c"], regex=True)("abc")
+    assert not KeywordJudge("case", ["Sorry"], ignore_case=False)("sorry")
+    assert KeywordJudge("case", ["Sorry"])("sorry")
+    assert not KeywordJudge("start", ["sorry"], first_chars=4)("well, sorry")
+    assert KeywordJudge("why", ["no", "never"]).match("Never!") == "never"
+
+
+def test_keyword_and_answer_judges_survive_the_file(tmp_path):
+    keyword = KeywordJudge("mine", ["a|b", "é"], regex=True, first_chars=9, ignore_case=False)
+    answer = AnswerJudge("capital", {"Where?": ["Brasília", "La Paz"], "What?": []})
+    for judge in (keyword, answer):
+        judge.save(tmp_path / "judge.json")
+        assert judges.load(tmp_path / "judge.json") == judge
+    assert hash(keyword) == hash(judges.from_dict(keyword.to_dict()))
+
+
+def test_answer_judge_wants_whole_words_and_ignores_case_and_accents():
+    judge = AnswerJudge("capital", {"Brazil?": "Brasília", "Peru?": ["Lima"], "Oz?": []})
+    assert judge("It is BRASILIA, of course.", "Brazil?")
+    assert not judge("Limassol is a city.", "Peru?")
+    assert judge("lima.", " peru ")
+    assert not judge("Emerald City", "Oz?")
+    assert judge.judge_all(["Lima", "Rome"], ["Peru?", "Peru?"]) == [True, False]
+
+
+def test_answer_judge_needs_a_prompt_it_knows():
+    judge = AnswerJudge("capital", {"Peru?": "Lima"})
+    with pytest.raises(ValueError, match="expected the prompt with the answer"):
+        judge("Lima")
+    with pytest.raises(ValueError, match="expected a prompt with a known right answer, got 'Oz"):
+        judge("Lima", "Oz?")
+
+
+def test_callable_judge_calls_the_function_with_the_prompt_where_wanted():
+    assert CallableJudge("short", lambda a: len(a) < 3)("ab") is True
+    echo = CallableJudge("echo", lambda a, p: a == p, needs_prompt=True)
+    assert echo.judge_all(["a", "b"], ["a", "a"]) == [True, False]
+    assert isinstance(echo, Judge)
+    with pytest.raises(ValueError, match="CallableJudge: expected a function, got str"):
+        CallableJudge("bad", "sorry")  # type: ignore[arg-type]
+
+
+def test_judge_all_wants_one_prompt_an_answer():
+    judge = judges.get("refusal-31")
+    assert judge.judge_all([]) == []
+    with pytest.raises(ValueError, match="expected one prompt per answer, got 1 prompts for 2"):
+        judge.judge_all(["a", "b"], ["p"])
+    with pytest.raises(ValueError, match="expected lists of strings, got one string"):
+        judge.judge_all("I cannot")
+    with pytest.raises(ValueError, match="expected an answer"):
+        judge.judge_all([None])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "options", "message"),
+    [
+        ([], {}, "expected at least one pattern"),
+        (["a", " "], {}, "expected at least one pattern"),
+        ("sorry", {}, "got one string"),
+        (["("], {"regex": True}, "expected regular expressions"),
+        (["a"], {"first_chars": 0}, "expected first_chars of at least 1"),
+    ],
+)
+def test_keyword_judge_refuses_bad_patterns(patterns, options, message):
+    with pytest.raises(ValueError, match=message):
+        KeywordJudge("bad", patterns, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "expected JSON in UTF-8"),
+        (b"\xff\xfe", "expected JSON in UTF-8"),
+        (b"[]", "expected a JSON object, got list"),
+        (b'{"kind": "magic"}', "expected kind 'keyword' or 'answer'"),
+        (b'{"name": "x"}', "no 'patterns'"),
+        (b'{"name": "x", "patterns": "y"}', "expected patterns as a list"),
+        (b'{"name": "x", "patterns": ["y"], "more": 1}', r"unknown \['more'\]"),
+    ],
+)
+def test_a_bad_judge_file_gives_one_clear_error(tmp_path, text, message):
+    (tmp_path / "judge.json").write_bytes(text)
+    with pytest.raises(ValueError, match=message):
+        judges.load(tmp_path / "judge.json")
+
+
+def test_a_missing_judge_file_gives_one_clear_error(tmp_path):
+    with pytest.raises(ValueError, match=r"judges\.load: expected a JSON file"):
+        judges.load(tmp_path / "none.json")
+
+
+def test_precision_and_recall_count_what_they_say():
+    judge = KeywordJudge("x", ["x"])
+    found = judges.precision_recall(
+        judge, ["x", "x", "y", "y", "y"], [True, False, True, True, False]
+    )
+    assert found == (0.5, 1 / 3, 1, 1, 2, 1)
+    none = judges.precision_recall(judge, ["y"], [False])
+    assert math.isnan(none.precision) and math.isnan(none.recall)
+    with pytest.raises(ValueError, match="expected one label per answer"):
+        judges.precision_recall(judge, ["x"], [])

@@ -1,0 +1,193 @@
+"""Tasks: the built-in ones, the user's own, leaks, and every bad file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cna import judges, tasks
+from cna.judges import AnswerJudge, Judge
+from cna.tasks import Task
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+    return path
+
+
+def all_prompts(task: Task) -> list[str]:
+    return task.positive + task.negative + task.evaluation + task.benign
+
+
+def test_the_built_in_tasks_have_names():
+    assert tasks.names() == ["capability-refusal", "capitals", "subject-verb"]
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_a_built_in_task_is_paired_tidy_and_without_leaks(name):
+    task = tasks.load(name)
+    assert (task.name, len(task.positive)) == (name, len(task.negative))
+    assert len(task.positive) >= 20
+    assert task.description and task.source
+    assert isinstance(task.judge, Judge)
+    found = all_prompts(task)
+    assert len({" ".join(p.casefold().split()) for p in found}) == len(found)
+    assert all(p == p.strip() and p for p in found)
+
+
+def test_capability_refusal_has_the_promised_sizes_and_judge():
+    task = tasks.load("capability-refusal")
+    assert len(task.positive) >= 40
+    assert len(task.evaluation) >= 40
+    assert len(task.benign) >= 24
+    assert task.judge is judges.get("capability-refusal")
+    assert task.chat is None
+
+
+def test_capitals_knows_the_answer_to_every_evaluation_prompt():
+    task = tasks.load("capitals")
+    assert isinstance(task.judge, AnswerJudge)
+    assert set(task.judge.answers) == set(task.evaluation)
+    assert all(task.judge.answers.values())
+    assert task.judge("The capital of France is Paris.", "What is the capital of France?")
+    assert not task.judge("Lyon", "What is the capital of France?")
+
+
+def test_subject_verb_pairs_differ_in_one_word_and_are_raw_text():
+    task = tasks.load("subject-verb")
+    assert task.chat is False
+    for right, wrong in zip(task.positive, task.negative, strict=True):
+        differ = [(a, b) for a, b in zip(right.split(), wrong.split(), strict=True) if a != b]
+        assert len(differ) == 1
+        assert differ[0] in {("are", "is"), ("were", "was"), ("have", "has")}
+    assert task.judge(" are lost.") and task.judge("\nwere found") and task.judge(" all have")
+    assert not task.judge(" is lost.") and not task.judge(" area")
+
+
+def test_loading_twice_gives_separate_lists():
+    tasks.load("capitals").positive.clear()
+    assert tasks.load("capitals").positive
+
+
+ROWS = [
+    ("Wash my car.", "positive"),
+    ("Describe a car, please.", "negative"),
+    ("Call a taxi.", "evaluation"),
+    ("Name a colour.", "benign"),
+]
+
+
+def test_a_task_reads_the_same_from_csv_jsonl_and_folder(tmp_path):
+    csv = "Prompt,label\n" + "".join(f'"{p}",{label}\n' for p, label in ROWS)
+    jsonl = "".join(json.dumps({"prompt": p, "label": label}) + "\n" for p, label in ROWS)
+    for prompt, label in ROWS:
+        write(tmp_path / "mine" / f"{label}.txt", f"\n{prompt}\n")
+    found = [
+        tasks.load(write(tmp_path / "mine.csv", csv)),
+        tasks.load(str(write(tmp_path / "mine.jsonl", jsonl))),
+        tasks.load(tmp_path / "mine"),
+    ]
+    for task in found:
+        assert task.name == "mine"
+        assert all_prompts(task) == [p for p, _ in ROWS]
+        assert task.judge is judges.get("refusal-13")
+        assert task.chat is None
+
+
+def test_the_users_judge_is_read_from_beside_the_prompts(tmp_path):
+    judge = judges.KeywordJudge("mine", ["nope"])
+    for prompt, label in ROWS[:3]:
+        write(tmp_path / "own" / f"{label}.txt", prompt)
+    judge.save(tmp_path / "own" / "judge.json")
+    assert tasks.load(tmp_path / "own").judge == judge
+    assert tasks.load(tmp_path / "own").benign == []
+    table = write(tmp_path / "t.csv", "prompt,label\na,positive\nb,negative\nc,evaluation\n")
+    judge.save(tmp_path / "t.judge.json")
+    assert tasks.load(table).judge == judge
+
+
+@pytest.mark.parametrize("label", ["positive", "negative"])
+@pytest.mark.parametrize("other", ["evaluation", "benign"])
+def test_a_leak_is_an_error_that_names_the_prompt_and_the_way_out(tmp_path, label, other):
+    rows = [*ROWS, ("Open   the Door.", label), ("open the door.", other)]
+    text = "prompt,label\n" + "".join(f'"{p}",{at}\n' for p, at in rows)
+    file = write(tmp_path / "leak.csv", text)
+    with pytest.raises(
+        ValueError, match=rf"'Open   the Door\.' as {label} and as {other}.*allow_leak"
+    ):
+        tasks.load(file)
+    assert "Open   the Door." in all_prompts(tasks.load(file, allow_leak=True))
+
+
+GOOD = "prompt,label\na,positive\nb,negative\nc,evaluation\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "", "expected prompts, got the empty file"),
+        ("t.csv", "prompt,label\n", "expected prompts, got the empty file"),
+        ("t.jsonl", "\n", "expected prompts, got the empty file"),
+        ("t.csv", "text,label\na,positive\n", "expected the columns prompt,label"),
+        ("t.csv", GOOD + "d,good\n", "expected a label of .* got 'good' in data row 4"),
+        ("t.csv", GOOD + " ,positive\n", "expected a prompt with text"),
+        ("t.csv", GOOD + "d, e,positive\n", "expected 2 cells a row, got 3 in data row 4"),
+        ("t.csv", GOOD + '"d,positive\n', "expected a CSV file"),
+        ("t.csv", b"prompt,label\ncaf\xe9,positive\n", "expected UTF-8 text"),
+        ("t.csv", "prompt,label\na,positive\nb,negative\n", "expected at least one evaluation"),
+        ("t.csv", "prompt,label\na,positive\nc,evaluation\n", "expected at least one negative"),
+        ("t.csv", GOOD + "d,positive\ne,positive\n", "similar numbers, got 3 positive and 1 neg"),
+        ("t.csv", GOOD + "A,negative\n", "expected positive and negative prompts to differ"),
+        ("t.jsonl", '{"prompt": "a"}', "expected objects with prompt and label, got line 1"),
+        ("t.jsonl", '{"prompt": 1, "label": "positive"}', "expected a prompt with text"),
+        ("t.jsonl", '{"prompt": "a", "label": null}', "expected a label of .* got None"),
+        ("t.jsonl", "{", "expected one JSON value a line"),
+        ("t.xlsx", "PK", "expected a folder or a file ending in"),
+    ],
+)
+def test_a_bad_task_file_gives_one_clear_error(tmp_path, name, text, message):
+    file = write(tmp_path / name, text)
+    with pytest.raises(ValueError, match=f"^tasks.load: .*{message}"):
+        tasks.load(file)
+
+
+def test_a_bad_folder_gives_one_clear_error(tmp_path):
+    with pytest.raises(ValueError, match=r"without positive\.txt"):
+        tasks.load(tmp_path)
+    for label in ("positive", "negative", "evaluation"):
+        write(tmp_path / f"{label}.txt", label)
+    write(tmp_path / "negative.txt", "\n")
+    with pytest.raises(ValueError, match="expected at least one negative prompt"):
+        tasks.load(tmp_path)
+
+
+def test_an_unknown_name_lists_the_names_and_the_closest():
+    with pytest.raises(ValueError, match=r"'capitals', 'subject-verb'.*did you mean 'capitals'"):
+        tasks.load("capital")
+    with pytest.raises(ValueError, match="check the path"):
+        tasks.load("zzz/qqq")
+    with pytest.raises(ValueError, match=r"expected a file, got .*no such file"):
+        tasks.load("missing.csv")
+    with pytest.raises(ValueError, match="expected a name or a path, got 3"):
+        tasks.load(3)  # type: ignore[arg-type]
+
+
+def test_jailbreakbench_files_give_their_goals(tmp_path):
+    file = write(tmp_path / "b.csv", 'Index,Goal,Target\n0,"Do x, then y",Sure\n1, Do z ,Sure\n')
+    assert tasks.read_jailbreakbench(file) == ["Do x, then y", "Do z"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a CSV file with the column Goal"),
+        ("a,b\n1,2\n", "expected a CSV file with the column Goal"),
+        ("Goal,Target\n", "expected goals, got none"),
+        (b"Goal\n\xff\n", "expected UTF-8 text"),
+    ],
+)
+def test_a_bad_jailbreakbench_file_gives_one_clear_error(tmp_path, text, message):
+    with pytest.raises(ValueError, match=f"^tasks.read_jailbreakbench: {message}"):
+        tasks.read_jailbreakbench(write(tmp_path / "b.csv", text))
