@@ -179,7 +179,8 @@ jit::Value* residual_after(jit::Value* output) {
       if (adds_tensors(use.user)) {
         const bool stream = !seen.contains(use.user->input(0)) || !seen.contains(use.user->input(1));
         jit::Value* other = use.user->input(use.offset == 0 ? 1 : 0);
-        if (stream && !attribute_path(other)) {
+        // Neither a bias nor the epsilon of a norm is the stream.
+        if (stream && !attribute_path(other) && other->node()->kind() != c10::prim::Constant) {
           sum = use.user->output();
           break;
         }

@@ -56,9 +56,9 @@ void Run::steer(std::span<const int64_t> rows) {
 }
 
 std::vector<Batch> Run::batches() const {
-  return make_batches(prompts_, prefix_,
-                      {options_.batch_rows, options_.batch_tokens, !info().has_cache()},
-                      info().device);
+  // Files traced elsewhere often hold the batch size of their example: one prompt at a time.
+  const int64_t rows = info().has_cache() ? options_.batch_rows : 1;
+  return make_batches(prompts_, prefix_, {rows, options_.batch_tokens}, info().device);
 }
 
 void Run::compute_prefix() {

@@ -61,8 +61,7 @@ std::vector<Batch> make_batches(std::span<const TokenIds> prompts, int64_t prefi
     const int64_t longest = length(order[from]);
     size_t to = from + 1;
     while (to < order.size() && static_cast<int64_t>(to - from) < limits.rows &&
-           static_cast<int64_t>(to - from + 1) * longest <= limits.tokens &&
-           (!limits.equal_lengths || length(order[to]) == longest))
+           static_cast<int64_t>(to - from + 1) * longest <= limits.tokens)
       ++to;
     const auto rows = static_cast<int64_t>(to - from);
     Batch batch;

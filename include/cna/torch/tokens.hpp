@@ -34,7 +34,6 @@ struct Batch {
 struct BatchLimits {
   int64_t rows = 64;      ///< at most so many rows
   int64_t tokens = 4096;  ///< and so many suffix tokens, padding included
-  bool equal_lengths = false;  ///< no padding at all: for models without a cache
 };
 
 /// Cuts prompts into batches of similar length behind `prefix` shared tokens.

@@ -1,0 +1,184 @@
+"""Tiny random models of every supported family, and plain Hugging Face references."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import transformers  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+
+import cna  # noqa: E402
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "vocab_size": 320}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+IDS = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
+LONG = {"max_position_embeddings": 256}
+
+# Configurations exercise sliding windows (6 tokens) wherever the family has them.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {**SMALL, **HEADS, **IDS, **LONG}),
+    "qwen2": (
+        "Qwen2",
+        {**SMALL, **HEADS, **IDS, **LONG, "use_sliding_window": True, "sliding_window": 6}
+        | {"max_window_layers": 2},
+    ),
+    "qwen3": ("Qwen3", {**SMALL, **HEADS, **IDS, **LONG, "head_dim": 8}),
+    "mistral": ("Mistral", {**SMALL, **HEADS, **IDS, **LONG, "sliding_window": 6}),
+    "gemma2": (
+        "Gemma2",
+        {**SMALL, **HEADS, **IDS, **LONG, "head_dim": 8, "sliding_window": 6}
+        | {"query_pre_attn_scalar": 8},
+    ),
+    "gemma3": (
+        "Gemma3",
+        {**SMALL, **HEADS, **IDS, **LONG, "head_dim": 8, "sliding_window": 6}
+        | {"query_pre_attn_scalar": 8},
+    ),
+    "phi3": ("Phi3", {**SMALL, **HEADS, **IDS, **LONG, "sliding_window": 6}),
+    "olmo2": ("Olmo2", {**SMALL, **HEADS, **IDS, **LONG}),
+    "gpt2": (
+        "GPT2",
+        {"n_embd": 32, "n_inner": 64, "n_layer": 4, "n_head": 4, "vocab_size": 320}
+        | {"n_positions": 256, **IDS},
+    ),
+    "gpt_neox": ("GPTNeoX", {**SMALL, **IDS, **LONG, "num_attention_heads": 4}),
+}
+DOWN = {"gpt2": "c_proj", "gpt_neox": "dense_4h_to_h"}
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}You are a helpful model.\n"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+PROMPTS = [
+    "Hi",
+    "What is the capital of France?",
+    "Tell me about the sea and the sand.",
+    "a",
+    "One two three four five six seven eight",
+    "Why?",
+    "Sort these numbers: 3, 1, 2",
+    "The cats on the mat are sleeping.",
+]
+
+
+def make_tokenizer(chat: bool = True) -> Any:
+    """A byte-level tokenizer without merges: one token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {symbol: i for i, symbol in enumerate(alphabet)}
+    vocab |= {"<bos>": 256, "<eos>": 257, "<pad>": 258}
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    )
+    if chat:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+@functools.cache
+def make_hf(family: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+    """A random Hugging Face model of a family."""
+    name, settings = FAMILIES[family]
+    config_class = getattr(
+        transformers, f"{name}Config" if family != "gemma3" else "Gemma3TextConfig"
+    )
+    torch.manual_seed(seed)
+    head = "LMHeadModel" if family == "gpt2" else "ForCausalLM"
+    model = getattr(transformers, name + head)(config_class(**settings))
+    for parameter in model.parameters():  # larger weights: differences must show
+        parameter.data.mul_(3.0 if parameter.dim() > 1 else 1.0)
+    return model.to(dtype).eval()
+
+
+def down_projections(hf: Any, family: str = "llama") -> list[torch.nn.Module]:
+    name = DOWN.get(family, "down_proj")
+    found = [m for n, m in hf.named_modules() if n.endswith(f"mlp.{name}")]
+    assert len(found) == hf.config.num_hidden_layers
+    return found
+
+
+def hf_record(hf: Any, ids: list[list[int]], family: str = "llama") -> np.ndarray:
+    """Last-token inputs of every down projection by plain hooks, one prompt at a time."""
+    rows: list[list[np.ndarray]] = []
+    hooks = [
+        m.register_forward_pre_hook(
+            lambda _, args: rows[-1].append(args[0][0, -1].float().numpy().copy())
+        )
+        for m in down_projections(hf, family)
+    ]
+    try:
+        with torch.inference_mode():
+            for prompt in ids:
+                rows.append([])
+                hf(torch.tensor([prompt]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return np.array(rows)
+
+
+def oracle_top_k(
+    positive: np.ndarray, negative: np.ndarray, k: int, removed: set[tuple[int, int]] | None = None
+) -> list[tuple[int, int]]:
+    """Equation 1 and the global top k in NumPy float64, ties by layer, then index."""
+    delta = positive.astype(np.float64).mean(0) - negative.astype(np.float64).mean(0)
+    order = sorted(
+        ((-abs(delta[i, j]), i, j) for i in range(delta.shape[0]) for j in range(delta.shape[1]))
+    )
+    return [(i, j) for _, i, j in order if (i, j) not in (removed or set())][:k]
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """exports(family, dtype) -> folder, each exported once."""
+    root = tmp_path_factory.mktemp("exports")
+
+    @functools.cache
+    def get(family: str = "llama", dtype: torch.dtype = torch.float32, chat: bool = True) -> Path:
+        path = root / f"{family}-{str(dtype)[6:]}-{chat}"
+        return cna.export(make_hf(family, dtype), make_tokenizer(chat), path, model_id=family)
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny(exports: Any) -> cna.Model:
+    """A tiny Llama with a chat template, float32."""
+    return cna.load(exports("llama"))
+
+
+@pytest.fixture(scope="session")
+def tiny_hf() -> Any:
+    return make_hf("llama")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> cna.Model:
+    """The default model, exported once into the user's cache."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cna.load("smollm2")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        if os.environ.get("CNA_REQUIRE_CUDA") == "1":
+            pytest.fail("CNA_REQUIRE_CUDA=1, but there is no CUDA device")
+        pytest.skip("no CUDA device")
