@@ -121,6 +121,21 @@ void Run::report(int64_t done, int64_t total) const {
   if (options_.progress) options_.progress(done, total);
 }
 
+std::vector<int64_t> dry_run(Model& model, int64_t rows, int64_t fresh, int64_t past) {
+  std::lock_guard lock(model.mutex());
+  const ModelInfo& info = model.info();
+  const auto longs = at::TensorOptions(at::kLong).device(info.device);
+  Step step{at::zeros({rows, fresh}, longs), at::ones({rows, past + fresh}, longs),
+            at::arange(past, past + fresh, longs).unsqueeze(0).repeat({rows, 1}),
+            at::full({1}, fresh - 1, longs), {}};
+  for (const CacheShape& layer : info.cache) {
+    for (const int64_t dim : {layer.key_dim, layer.value_dim})
+      step.cache.push_back(at::zeros({rows, layer.heads, past + fresh, dim},
+                                     at::TensorOptions(info.dtype).device(info.device)));
+  }
+  return model.host().logits(step).sizes().vec();
+}
+
 std::vector<at::Tensor> view_cache(const std::vector<at::Tensor>& cache, int64_t rows,
                                    int64_t total) {
   std::vector<at::Tensor> out;

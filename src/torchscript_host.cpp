@@ -1,6 +1,8 @@
 #include <torch/csrc/jit/runtime/interpreter.h>
 #include <torch/script.h>
 
+#include <unordered_map>
+
 #include "cna/error.hpp"
 #include "cna/torch/graft.hpp"
 #include "cna/torch/host.hpp"
@@ -53,7 +55,7 @@ class TorchScriptHost final : public Host {
   void run_to_last_tap(const Step& step) override { run(record_, step); }
 
   void to(c10::Device device) override {
-    module_.to(device);
+    move_weights(device);
     move_constants(*graph_.forward, device);
     move_constants(*graph_.record, device);
     info_.device = device;
@@ -64,6 +66,22 @@ class TorchScriptHost final : public Host {
   void compile() {
     forward_ = jit::Code(graph_.forward, "cna_forward");
     record_ = jit::Code(graph_.record, "cna_record");
+  }
+
+  /// Replaces every tensor of the module; a tensor that two attributes share stays shared.
+  void move_weights(c10::Device device) {
+    std::unordered_map<at::TensorImpl*, at::Tensor> moved;
+    for (const jit::Module& part : module_.modules()) {
+      const auto object = part._ivalue();
+      for (size_t slot = 0; slot < object->slots().size(); ++slot) {
+        if (!object->getSlot(slot).isTensor()) continue;
+        const at::Tensor tensor = object->getSlot(slot).toTensor();
+        if (!tensor.defined()) continue;
+        at::Tensor& to = moved[tensor.unsafeGetTensorImpl()];
+        if (!to.defined()) to = tensor.detach().to(device);
+        object->setSlot(slot, to);
+      }
+    }
   }
 
   c10::IValue run(const jit::Code& code, const Step& step) {

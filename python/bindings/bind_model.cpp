@@ -7,6 +7,7 @@
 #include "cna/torch/discover.hpp"
 #include "cna/torch/generate.hpp"
 #include "cna/torch/recorder.hpp"
+#include "cna/torch/score.hpp"
 
 namespace cna::python {
 namespace {
@@ -125,6 +126,11 @@ void bind_model(py::module_& m) {
              py::gil_scoped_release release;
              self.to(c10::Device(device));
            }, py::arg("device"))
+      .def("dry_run", [](Model& self, int64_t rows, int64_t fresh, int64_t past) {
+             py::gil_scoped_release release;
+             return dry_run(self, rows, fresh, past);
+           }, py::arg("rows"), py::arg("fresh"), py::arg("past"),
+           "Shape of the logits of one step of zeros; on 'meta' it finds leftover device constants.")
       .def_property_readonly("id", [](const Model& s) { return s.info().id; })
       .def_property_readonly("weights_hash", [](const Model& s) { return s.info().weights_hash; })
       .def_property_readonly("shape", [](const Model& s) {
@@ -183,6 +189,24 @@ void bind_model(py::module_& m) {
         py::arg("top_k") = 0, py::arg("top_p") = 1.0, py::arg("seed") = 0,
         py::arg("eos_ids") = std::vector<int64_t>(), py::arg("ignore_eos") = false, run...,
         "Answers as token ids, without prompt and end token.");
+    model.def("log_likelihood", [](Model& self, const Prompts& prompts, const Prompts& continuations,
+                                   const Intervention& intervention, std::vector<int64_t> arms,
+                                   int64_t rows, int64_t tokens, bool share,
+                                   const py::object& progress) {
+          const auto options = run_options(intervention, std::move(arms), rows, tokens, share, progress);
+          py::gil_scoped_release release;
+          return log_likelihood(self, prompts, continuations, options);
+        }, py::arg("prompts"), py::arg("continuations"), run...,
+        "Sum of log probabilities of each continuation, nats, float64 [n].");
+    model.def("divergence", [](Model& self, const Prompts& prompts, const Prompts& continuations,
+                               const Intervention& intervention, std::vector<int64_t> arms,
+                               int64_t rows, int64_t tokens, bool share, const py::object& progress) {
+          const auto options = run_options(intervention, std::move(arms), rows, tokens, share, progress);
+          py::gil_scoped_release release;
+          Divergence out = divergence(self, prompts, continuations, options);
+          return std::pair(out.kl, out.log_likelihood);
+        }, py::arg("prompts"), py::arg("continuations"), run...,
+        "(KL from arm 0, log likelihood), each float64 [arms, n].");
     model.def("contrast", [](Model& self, const Prompts& positive, const Prompts& negative,
                              const Intervention& intervention, std::vector<int64_t> arms, int64_t rows,
                              int64_t tokens, bool share, const py::object& progress) {

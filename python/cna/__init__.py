@@ -20,11 +20,13 @@ if torch.__version__.split(".")[:2] != _built_against.split(".")[:2]:
         "pip install --no-build-isolation --force-reinstall --no-deps cna"
     )
 
-from . import _core, export as _export_module, judges, prompts, tasks
+from . import _core, judges, prompts, tasks
 from ._core import Circuit, Intervention, Neuron, Overlap, compare
 from .discovery import UniversalNeurons, discover, record, universal_neurons
 from .export import export
 from .model import Model, load
+from .steering import SteeringVector, caa, caa_mlp, random_like
+from .sweep import SweepResult, sweep
 
 __version__: str = _core.version
 
@@ -34,14 +36,20 @@ __all__ = [
     "Model",
     "Neuron",
     "Overlap",
+    "SteeringVector",
+    "SweepResult",
     "UniversalNeurons",
+    "caa",
+    "caa_mlp",
     "compare",
     "discover",
     "export",
     "judges",
     "load",
     "prompts",
+    "random_like",
     "record",
+    "sweep",
     "tasks",
     "universal_neurons",
 ]

@@ -30,15 +30,17 @@ def circuit_html(circuit: Circuit) -> str:
     late = 100 * circuit.share_in_last_layers(min(3, layers))
     model = provenance.get("model_id") or provenance.get("model") or ""
     name = f" of <code>{escape(str(model))}</code>" if model else ""
-    grid = f"{layers} layers × {width:,} neurons"
+    many = "" if layers == 1 else "s"
+    grid = f"{layers} layer{many} × {width:,} neurons"
     head = (
         f"<div><b>Circuit: {n:,} neuron{'' if n == 1 else 's'}</b>{name}"
         f"<br><span style='{_FAINT}'>{share:.3g} % of {grid}; {late:.0f} % in the last "
-        f"{min(3, layers)} layer{'' if layers == 1 else 's'}; "
+        f"{min(3, layers)} layer{many}; "
         f"{len(circuit.universal_removed):,} universal neurons kept out</span></div>"
     )
-    parts = [head, layer_bars(counts)]
+    parts = [head]
     if n:
+        parts.append(layer_bars(counts))
         shown = circuit.neurons[:_TOP]
         rows = [
             [str(i), str(x.layer), str(x.index), signed(x.delta)]
@@ -54,7 +56,7 @@ def circuit_html(circuit: Circuit) -> str:
 
 def panel(parts: Iterable[str]) -> str:
     """Blocks of HTML one below the other, in the page's own colours."""
-    style = "font-size:0.95em;line-height:1.45;max-width:44em;overflow-x:auto"
+    style = "font-size:0.95em;line-height:1.45;max-width:52em;overflow-x:auto"
     return f"<div style='{style}'>" + "".join(parts) + "</div>"
 
 
@@ -64,7 +66,7 @@ def signed(delta: float) -> str:
         return "n/a"
     colour = POSITIVE if delta > 0 else NEGATIVE
     mark = "+" if delta > 0 else "−" if delta < 0 else ""
-    return f"<span style='color:{colour};font-weight:600'>{mark}</span>{abs(delta):.4g}"
+    return f"<span style='color:{colour};font-weight:600'>{mark}</span>{abs(delta):#.4g}"
 
 
 def layer_bars(counts: Sequence[int]) -> str:
@@ -135,15 +137,11 @@ def rows_html(
         + "</tr>"
         for row in rows
     )
-    top = (
-        f"<caption style='caption-side:top;text-align:left;{_FAINT}'>{escape(caption)}</caption>"
-        if caption
-        else ""
-    )
-    style = "border-collapse:collapse;margin:0.4em 0;color:inherit"
+    top = f"<div style='{_FAINT};margin-top:0.5em'>{escape(caption)}</div>" if caption else ""
+    style = "border-collapse:collapse;margin:0.3em 0;color:inherit;font-size:inherit"
     rule = "border-bottom:1px solid currentColor;background:none"
     return (
-        f"<table style='{style}'>{top}<thead><tr style='{rule}'>{head}</tr></thead>"
+        f"{top}<table style='{style}'><thead><tr style='{rule}'>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table>"
     )
 

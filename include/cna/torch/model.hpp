@@ -91,4 +91,8 @@ class Run {
 /// The buffers' first `rows` rows and `total` places.
 std::vector<at::Tensor> view_cache(const std::vector<at::Tensor>& cache, int64_t rows, int64_t total);
 
+/// Runs one step of zeros and returns the shape of the logits. On the "meta" device this computes
+/// nothing, but fails if the graph still holds a constant of another device.
+std::vector<int64_t> dry_run(Model& model, int64_t rows, int64_t fresh, int64_t past);
+
 }  // namespace cna

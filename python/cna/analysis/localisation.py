@@ -1,0 +1,235 @@
+"""Where a circuit sits in the model, and how two circuits overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .._core import Circuit, compare
+from ..discovery import discover
+from ..display import frame_html, panel
+from ..model import Model, Prompts
+
+
+def layer_table(circuit: Circuit) -> pd.DataFrame:
+    """Neurons per layer: one row per layer with `layer`, `count` and `share` (of the circuit, 0-1).
+
+    The shares of an empty circuit are 0.
+    """
+    counts = np.asarray(circuit.layer_counts, dtype=np.int64)
+    return pd.DataFrame(
+        {
+            "layer": np.arange(len(counts)),
+            "count": counts,
+            "share": counts / max(int(counts.sum()), 1),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """How much of a circuit sits late in the model.
+
+    Attributes:
+        n_neurons: in the circuit.
+        n_layers: of the model.
+        last_three: share of the neurons in the final 3 layers, 0 to 1.
+        last_quarter: share in the final `quarter_layers` layers, 0 to 1.
+        quarter_layers: n_layers // 4, at least 1.
+
+    With neurons spread evenly the shares would be 3 / n_layers and quarter_layers / n_layers.
+    Source: arXiv 2605.12290, table 6.
+    """
+
+    n_neurons: int
+    n_layers: int
+    last_three: float
+    last_quarter: float
+    quarter_layers: int
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Columns `part`, `layers`, `share`, `even_share`."""
+        three = min(3, self.n_layers)
+        return pd.DataFrame(
+            {
+                "part": ["last three layers", "last quarter"],
+                "layers": [three, self.quarter_layers],
+                "share": [self.last_three, self.last_quarter],
+                "even_share": [three / self.n_layers, self.quarter_layers / self.n_layers],
+            }
+        )
+
+    def _repr_html_(self) -> str:
+        return panel([frame_html(self.table, caption=f"{self.n_neurons:,} neurons")])
+
+
+def concentration(circuit: Circuit) -> Concentration:
+    """Share of the circuit in the last three layers and in the last quarter (final L // 4 layers).
+
+    Both are 0 for an empty circuit; a model with fewer than 4 layers has a quarter of one layer.
+    """
+    layers = int(circuit.shape[0])
+    quarter = max(1, layers // 4)
+    return Concentration(
+        n_neurons=len(circuit),
+        n_layers=layers,
+        last_three=float(circuit.share_in_last_layers(3)),
+        last_quarter=float(circuit.share_in_last_layers(quarter)),
+        quarter_layers=quarter,
+    )
+
+
+@dataclass(frozen=True)
+class CircuitComparison:
+    """How two circuits of one grid overlap.
+
+    Attributes:
+        left, right, shared: neurons in each and in both.
+        share_of_left, share_of_right: shared over the size of that circuit, 0 to 1.
+        jaccard: shared over either, 0 to 1.
+        expected: shared neurons that two random circuits of these sizes would have on average.
+        same_sign: shared neurons whose deltas have one sign.
+        p_value: hypergeometric P[at least this many shared] for random circuits of these sizes.
+        log10_p_value: the same where it underflows.
+
+    The p-value takes all neurons of the grid as equally likely; late layers are not, so it says
+    "not by chance over the whole grid", not "the same mechanism".
+    """
+
+    left: int
+    right: int
+    shared: int
+    share_of_left: float
+    share_of_right: float
+    jaccard: float
+    expected: float
+    same_sign: int
+    p_value: float
+    log10_p_value: float
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row, a column per attribute."""
+        return pd.DataFrame([{f: getattr(self, f) for f in self.__dataclass_fields__}])
+
+    def _repr_html_(self) -> str:
+        caption = f"{self.shared:,} of {self.left:,} and {self.right:,} neurons shared"
+        return panel([frame_html(self.table.drop(columns=["left", "right"]), caption=caption)])
+
+
+def compare_circuits(a: Circuit, b: Circuit) -> CircuitComparison:
+    """Overlap of two circuits as (layer, index) pairs, with what chance would give.
+
+    Raises ValueError where the circuits are of grids of different shape.
+    """
+    overlap = compare(a, b)
+    signs = {(n.layer, n.index): n.delta > 0 for n in a.neurons}
+    agree = sum(
+        signs[(n.layer, n.index)] == (n.delta > 0) for n in b.neurons if (n.layer, n.index) in signs
+    )
+    return CircuitComparison(
+        left=overlap.left,
+        right=overlap.right,
+        shared=overlap.shared,
+        share_of_left=overlap.shared / overlap.left if overlap.left else 0.0,
+        share_of_right=overlap.shared / overlap.right if overlap.right else 0.0,
+        jaccard=overlap.jaccard,
+        expected=overlap.left * overlap.right / (a.shape[0] * a.shape[1]),
+        same_sign=int(agree),
+        p_value=overlap.p_value,
+        log10_p_value=overlap.log10_p_value,
+    )
+
+
+@dataclass(frozen=True)
+class BaseAgainstInstruct:
+    """The circuits of a base model and of the instruct model tuned from it.
+
+    Attributes:
+        base, instruct: the circuits.
+        base_concentration, instruct_concentration: how late they sit.
+        overlap: left is base, right is instruct; `share_of_right` is the paper's overlap in per
+            cent of the instruct circuit.
+    Source: arXiv 2605.12290, tables 7 and 8.
+    """
+
+    base: Circuit
+    instruct: Circuit
+    base_concentration: Concentration
+    instruct_concentration: Concentration
+    overlap: CircuitComparison
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each model and one for the neurons in both."""
+        rows: list[dict[str, Any]] = []
+        for name, where in (
+            ("base", self.base_concentration),
+            ("instruct", self.instruct_concentration),
+            ("both", concentration(self.instruct & self.base)),
+        ):
+            rows.append(
+                {
+                    "circuit": name,
+                    "neurons": where.n_neurons,
+                    "last_three": where.last_three,
+                    "last_quarter": where.last_quarter,
+                }
+            )
+        out = pd.DataFrame(rows)
+        nothing = [np.nan, np.nan]
+        out["share_of_instruct"] = [*nothing, self.overlap.share_of_right]
+        out["jaccard"] = [*nothing, self.overlap.jaccard]
+        out["p_value"] = [*nothing, self.overlap.p_value]
+        return out
+
+    def _repr_html_(self) -> str:
+        caption = (
+            f"Base against instruct: {self.overlap.shared:,} neurons in both, "
+            f"{100 * self.overlap.share_of_right:.1f} % of the instruct circuit "
+            f"({self.overlap.expected:.2g} expected by chance)"
+        )
+        return panel([frame_html(self.table, caption=caption)])
+
+
+def base_against_instruct(
+    base_model: Model,
+    instruct_model: Model,
+    positive: Prompts,
+    negative: Prompts,
+    *,
+    chat: bool | None = None,
+    base_chat: bool | None = False,
+    **discover_options: Any,
+) -> BaseAgainstInstruct:
+    """Finds the circuit of one behaviour in a base model and in its instruct model.
+
+    Args:
+        chat: for the instruct model, as in `cna.discover`.
+        base_chat: for the base model; raw text by default, even where its tokenizer carries a chat
+            template, for the model was not trained on one.
+        discover_options: for `cna.discover`, the same for both (fraction, k, universal, ...). The
+            default universal neurons are counted on each model by itself.
+    Raises:
+        ValueError: models whose grids differ, or what `cna.discover` raises.
+    """
+    shapes = [(m.n_layers, m.width) for m in (base_model, instruct_model)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "base_against_instruct: expected two models of one architecture, got "
+            f"{shapes[0][0]} x {shapes[0][1]} and {shapes[1][0]} x {shapes[1][1]} (layers x "
+            "width); pass the base model that the instruct model was tuned from"
+        )
+    base = discover(base_model, positive, negative, chat=base_chat, **discover_options)
+    instruct = discover(instruct_model, positive, negative, chat=chat, **discover_options)
+    return BaseAgainstInstruct(
+        base=base,
+        instruct=instruct,
+        base_concentration=concentration(base),
+        instruct_concentration=concentration(instruct),
+        overlap=compare_circuits(base, instruct),
+    )

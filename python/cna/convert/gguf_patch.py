@@ -1,0 +1,160 @@
+"""A circuit patched into a quantised GGUF file, without quantising anything again.
+
+In a gated MLP a = act(W_gate x) * (W_up x), so neuron j is linear in row j of `ffn_up`: scaling
+that row by m scales the neuron by m. A quantised row is blocks of small integers with a few
+half-precision scales, and its values are linear in these:
+
+    Q4_0, Q5_0, Q8_0, Q3_K, Q6_K   w = d * (...)            Q4_1, Q5_1   w = d * q + min
+    Q2_K, Q4_K, Q5_K               w = d * (...) - dmin * (...)
+
+So the row's scales are multiplied by m and rounded to half precision (relative error up to 2^-11;
+none for 0, 1, -1, 2, 0.5); the integers and the rest of the file keep their bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .files import output_file, require
+from .gguf_lora import gguf_path, layer_tensors, open_gguf
+
+# Bytes per block, and where its half-precision scales are.
+BLOCKS: dict[str, tuple[int, tuple[int, ...]]] = {
+    "Q4_0": (18, (0,)),
+    "Q4_1": (20, (0, 2)),
+    "Q5_0": (22, (0,)),
+    "Q5_1": (24, (0, 2)),
+    "Q8_0": (34, (0,)),
+    "Q2_K": (84, (80, 82)),
+    "Q3_K": (110, (108,)),
+    "Q4_K": (144, (0, 2)),
+    "Q5_K": (176, (0, 2)),
+    "Q6_K": (210, (208,)),
+    "IQ4_NL": (18, (0,)),
+    "IQ4_XS": (136, (0,)),
+}
+FLOATS = ("F32", "F16", "BF16")
+
+
+def _scaled_half(values: NDArray[Any], multiplier: float) -> tuple[NDArray[Any], float]:
+    """float16 values times the multiplier, rounded, and the largest relative error."""
+    exact = values.astype(np.float64) * multiplier
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(np.float16)
+    nonzero = exact != 0
+    error = np.abs(rounded.astype(np.float64) - exact)[nonzero] / np.abs(exact[nonzero])
+    return rounded, float(error.max(initial=0.0))
+
+
+def scale_row(row: bytes, kind: str, multiplier: float) -> tuple[bytes, float]:
+    """One row of a tensor of type `kind`, scaled, and the largest relative rounding error."""
+    data = np.frombuffer(row, np.uint8).copy()
+    if kind == "F32":
+        values = data.view(np.float32)
+        values[:] = (values.astype(np.float64) * multiplier).astype(np.float32)
+        return data.tobytes(), 2.0**-24
+    if kind == "BF16":
+        import torch
+
+        half = torch.from_numpy(data).view(torch.bfloat16)
+        half.copy_((half.double() * multiplier).to(torch.bfloat16))
+        return data.tobytes(), 2.0**-8
+    if kind == "F16":
+        scaled, error = _scaled_half(data.view(np.float16), multiplier)
+        return scaled.tobytes(), error
+    size, places = BLOCKS[kind]
+    blocks = data.reshape(-1, size)
+    worst = 0.0
+    for place in places:
+        halves = np.ascontiguousarray(blocks[:, place : place + 2]).view(np.float16)
+        scaled, error = _scaled_half(halves, multiplier)
+        if not np.isfinite(scaled).all():
+            worst = float("inf")
+        blocks[:, place : place + 2] = scaled.view(np.uint8).reshape(-1, 2)
+        worst = max(worst, error)
+    return data.tobytes(), worst
+
+
+def _check_gated(names: dict[str, Any], ups: list[Any], width: int, path: Path) -> None:
+    rows = int(ups[0].shape[1])
+    if "blk.0.ffn_gate.weight" not in names:
+        what = "gate and up in one tensor" if rows == 2 * width else "an MLP without a gate"
+        raise ValueError(
+            f"convert: expected a gated MLP (ffn_gate and ffn_up) for format='gguf', got {what} in "
+            f"'{path}'; use format='gguf-lora'"
+        )
+    if any(name.endswith(".ffn_sub_norm.weight") for name in names):
+        raise ValueError(
+            "convert: expected neurons that enter ffn_down directly, got a norm between "
+            f"(ffn_sub_norm) in '{path}'; use format='gguf-lora'"
+        )
+    if any(int(t.shape[1]) != width for t in ups):
+        raise ValueError(
+            f"convert: expected {width} neurons per layer for this circuit, got {rows} in "
+            f"'{path}'; use the model that it was found on"
+        )
+
+
+def write_gguf(
+    neurons: dict[int, list[int]],
+    shape: tuple[int, int],
+    source: Any,
+    path: Path,
+    multiplier: float,
+    *,
+    overwrite: bool = False,
+) -> float:
+    """Writes the patched file; returns the largest relative rounding error. See `cna.convert`."""
+    require("gguf")
+    file = gguf_path(source)
+    if file is None:
+        raise ValueError(
+            f"convert: expected a GGUF file as source for format='gguf', got {source!r:.80}; pass "
+            "its path"
+        )
+    reader = open_gguf(file)
+    n_layers, width = shape
+    names = {t.name: t for t in reader.tensors}
+    ups = layer_tensors(reader, "ffn_up.weight", file, n_layers)
+    _check_gated(names, ups, width, file)
+    edits: list[tuple[Any, int]] = []  # tensor, row
+    for layer, indices in sorted(neurons.items()):
+        bias = names.get(f"blk.{layer}.ffn_up.bias")
+        for tensor in (ups[layer], bias):
+            if tensor is None:
+                continue
+            kind = tensor.tensor_type.name
+            if kind not in BLOCKS and kind not in FLOATS:
+                raise ValueError(
+                    f"convert: expected one of {', '.join((*BLOCKS, *FLOATS))} in "
+                    f"'{tensor.name}', got {kind}; requantise the model, or use format='gguf-lora'"
+                )
+            edits += [(tensor, j) for j in indices]
+    if path.exists() and path.resolve() == file.resolve():
+        raise ValueError(
+            f"convert: expected another file than the source, got '{path}' for both; choose "
+            "another name"
+        )
+    worst = 0.0
+    with output_file(path, overwrite) as target:
+        shutil.copyfile(file, target)
+        with target.open("r+b") as handle:
+            for tensor, row in edits:
+                length = int(tensor.n_bytes) // width
+                at = int(tensor.data_offset) + row * length
+                handle.seek(at)
+                scaled, error = scale_row(handle.read(length), tensor.tensor_type.name, multiplier)
+                if not np.isfinite(error):
+                    raise ValueError(
+                        f"convert: expected scales within half precision, got overflow in "
+                        f"'{tensor.name}' at multiplier {multiplier:g}; choose a smaller one"
+                    )
+                handle.seek(at)
+                handle.write(scaled)
+                worst = max(worst, error)
+    return worst

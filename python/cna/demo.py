@@ -1,0 +1,88 @@
+"""`cna demo`: the main job on the default model, from export to report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from . import _core, tasks
+from .discovery import discover, universal_neurons
+from .model import load
+from .sweep import sweep
+
+
+def layer_lines(circuit: _core.Circuit, width: int = 40) -> list[str]:
+    """One line per layer that holds neurons, with a bar."""
+    most = max(circuit.layer_counts, default=0)
+    return [
+        f"  layer {layer:3d} {'█' * max(1, round(width * count / most))} {count}"
+        for layer, count in enumerate(circuit.layer_counts)
+        if count
+    ]
+
+
+def run_demo(
+    out: Path,
+    model_name: str = "smollm2",
+    max_prompts: int | None = None,
+    max_new_tokens: int = 40,
+) -> int:
+    """Runs the main job, prints each step and writes the run folder. Returns an exit code."""
+    started = time.monotonic()
+    print(f"1. Load {model_name} (exported to TorchScript once)")
+    model = load(model_name)
+    print(f"   {model}")
+    task = tasks.load("capability-refusal")
+    print(f"2. Discover the circuit of '{task.name}' from {len(task.positive)} prompt pairs")
+    universal = universal_neurons(model)
+    circuit = discover(model, task.positive, task.negative, universal=universal)
+    print(
+        f"   {len(circuit)} of {model.n_layers * model.width} neurons; "
+        f"{len(circuit.universal_removed)} universal ones kept out"
+    )
+    print("\n".join(layer_lines(circuit)))
+    print("3. Steer: the rate at m = 1 (the model), 0 (ablated), -1 (reversed), and random neurons")
+    # The scratch file of finished answers lets a stopped demo go on.
+    result = sweep(
+        model, circuit, task, multipliers=[1.0, 0.0, -1.0], baselines=["random"],
+        random_seeds=(0, 1), max_new_tokens=max_new_tokens, max_prompts=max_prompts,
+        quiz_questions=0, out=out,
+    )
+    table = result.table.set_index(["method", "strength"])
+    print(f"   {'neurons':<12}{'m':>5}{'rate':>7}   95 % interval {'quality':>9}{'KL':>7}")
+    for (method, strength), row in table.iterrows():
+        interval = f"[{row.rate_low:.2f}, {row.rate_high:.2f}]"
+        print(
+            f"   {method:<12}{strength:>5g}{row.rate:>7.2f}   {interval:<14}{row.quality:>9.3f}"
+            f"{row.kl:>7.2f}"
+        )
+    print("4. Answers before and after")
+    answers = result.answers[result.answers.set == "evaluation"]
+    before = answers[(answers.method == "cna") & (answers.strength == 1)].set_index("index")
+    after = answers[(answers.method == "cna") & (answers.strength == 0)].set_index("index")
+    changed = [i for i in before.index if before.hit[i] and not after.hit[i]]
+    for i in changed[:3]:
+        print(f"   {before.prompt[i]}")
+        print(f"     m = 1: {' '.join(before.answer[i].split())[:110]}")
+        print(f"     m = 0: {' '.join(after.answer[i].split())[:110]}")
+    base, ablated = table.loc[("cna", 1.0)], table.loc[("cna", 0.0)]
+    control = [table.loc[(f"random-{s}", 0.0)].rate for s in (0, 1)]
+    print("5. What was measured against what the circuit should do")
+    checks = [
+        (
+            "the circuit lowers the rate by at least a third",
+            ablated.rate <= base.rate * 2 / 3,
+            f"{base.rate:.2f} -> {ablated.rate:.2f}",
+        ),
+        (
+            "random neurons change it by at most 0.1",
+            all(abs(r - base.rate) <= 0.1 for r in control),
+            ", ".join(f"{r:.2f}" for r in control),
+        ),
+        ("quality stays at 0.9 or more", ablated.quality >= 0.9, f"{ablated.quality:.3f}"),
+    ]
+    for name, held, value in checks:
+        print(f"   {'yes' if held else 'NO ':<4}{name}: {value}")
+    print(f"6. Wrote {out}/ : circuit.json, table.csv, answers.csv, figures/, report.html")
+    print(f"   in {time.monotonic() - started:.0f} s")
+    return 0

@@ -1,0 +1,67 @@
+"""A run folder: what a sweep or a demo leaves behind, each file written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .sweep import SweepResult
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` fill a temporary file beside `path`, which then takes its place.
+
+    Raises:
+        RuntimeError: the file cannot be written; an older one stays as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RuntimeError(
+            f"save: expected to write '{path}', got {error.strerror or error}; free some space or "
+            "choose another folder"
+        ) from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def save_run(result: SweepResult, folder: Path, report: bool = True) -> Path:
+    """circuit.json, table.csv, answers.csv, run.json, figures/*.png and report.html."""
+    from . import plots
+    from .report import write_report
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RuntimeError(
+            f"save: expected to write to '{folder}', got {error.strerror}; choose another folder"
+        ) from None
+    result.circuit.save(folder / "circuit.json")
+    write_whole(folder / "table.csv", lambda p: result.table.to_csv(p, index=False))
+    write_whole(folder / "answers.csv", lambda p: result.answers.to_csv(p, index=False))
+    settings = json.dumps(result.settings, indent=2) + "\n"
+    write_whole(folder / "run.json", lambda p: p.write_text(settings, encoding="utf-8"))
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    plots.save(plots.layer_histogram(result.circuit), figures / "layers.png")
+    plots.save(plots.neuron_strip(result.circuit), figures / "neurons.png")
+    plots.save(plots.dose_response(result.table), figures / "dose_response.png")
+    plots.save(plots.quality_against_effect(result.table), figures / "quality_against_effect.png")
+    if "kl" in result.table:
+        plots.save(plots.matched_kl(result.table), figures / "matched_kl.png")
+    if report:
+        write_report(folder)
+    return folder

@@ -1,0 +1,47 @@
+"""The oracle tests again, on a CUDA device; CNA_REQUIRE_CUDA=1 makes a skip a failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES, PROMPTS, hf_record, make_hf, oracle_top_k
+
+import cna
+
+pytestmark = pytest.mark.cuda
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recordings_and_logits_on_cuda_equal_the_cpu(family: str, exports: Any) -> None:
+    hf = make_hf(family)
+    model = cna.load(exports(family), device="cuda")
+    ids = model.tokenize(PROMPTS)
+    plain = torch.from_numpy(hf_record(hf, ids, family))
+    assert (cna.record(model, ids) - plain).abs().max() <= 1e-3 * plain.abs().max()
+    with torch.inference_mode():
+        expected = torch.stack([hf(torch.tensor([p])).logits[0, -1] for p in ids])
+    assert (model.logits(ids) - expected).abs().max() <= 1e-3 * expected.abs().max()
+
+
+def test_discovery_and_steering_on_cuda(exports: Any) -> None:
+    hf, model = make_hf("llama"), cna.load(exports("llama"), device="cuda")
+    ids = model.tokenize(PROMPTS)
+    circuit = cna.discover(model, ids[:4], ids[4:], k=12, universal=None)
+    a, b = hf_record(hf, ids[:4]), hf_record(hf, ids[4:])
+    assert [(n.layer, n.index) for n in circuit] == oracle_top_k(a, b, 12)
+    plain = model.logits(ids)
+    with model.steer(circuit, 1.0):
+        assert torch.equal(model.logits(ids), plain)
+    on_cpu = cna.load(exports("llama"))
+    with model.steer(circuit, 0.0), on_cpu.steer(circuit, 0.0):
+        assert (model.logits(ids) - on_cpu.logits(ids)).abs().max() <= 1e-3 * plain.abs().max()
+        assert model.generate(ids, max_new_tokens=8) == on_cpu.generate(ids, max_new_tokens=8)
+
+
+def test_a_model_moves_there_and_back(exports: Any) -> None:
+    model = cna.load(exports("gemma2"))
+    plain = model.logits(PROMPTS)
+    model.to("cuda").to("cpu")
+    assert torch.equal(model.logits(PROMPTS), plain)
