@@ -522,7 +522,7 @@ def render(results: dict[str, Any], name: str) -> str:
         f"{BENCHMARKS[name][2](r)}\n\n"
         f"<sub>{m['date']}; {r.get('model', m['model'])}; {m['cpu']}, {m['threads']} threads of "
         f"{m['cores']} cores, load before {m['load']:.1f}; {packages}. "
-        f"Medians, in brackets least and largest of the turns.</sub>"
+        f"Medians; in brackets the least and the largest of the turns.</sub>"
     )
 
 

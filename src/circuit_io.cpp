@@ -87,7 +87,8 @@ class Reader {
     try {
       return Circuit(shape, std::move(neurons), std::move(provenance), std::move(removed));
     } catch (const std::exception& error) {
-      throw_value_error("{}: expected a usable circuit in {}, got: {}", function_, origin_, error.what());
+      throw_value_error("{}: expected a usable circuit in {}, got: {}", function_, origin_,
+                        error.what());
     }
   }
 

@@ -59,8 +59,10 @@ std::string quoted(const std::string& text) {
 Contrast contrast(Model& model, std::span<const TokenIds> positive,
                   std::span<const TokenIds> negative, const RunOptions& options) {
   if (positive.empty() || negative.empty())
-    throw_value_error("discover: expected prompts in both sets, got {} positive and {} negative; pass "
-                      "at least one of each", positive.size(), negative.size());
+    throw_value_error(
+        "discover: expected prompts in both sets, got {} positive and {} negative; pass "
+        "at least one of each",
+        positive.size(), negative.size());
   std::vector<TokenIds> all(positive.begin(), positive.end());
   all.insert(all.end(), negative.begin(), negative.end());
   const auto first_negative = static_cast<int64_t>(positive.size());
@@ -70,7 +72,8 @@ Contrast contrast(Model& model, std::span<const TokenIds> positive,
            for (const int side : {0, 1}) {
              std::vector<int64_t> mine;
              for (size_t i = 0; i < rows.size(); ++i) {
-               if ((rows[i] >= first_negative) == (side == 1)) mine.push_back(static_cast<int64_t>(i));
+               if ((rows[i] >= first_negative) == (side == 1))
+                 mine.push_back(static_cast<int64_t>(i));
              }
              if (mine.empty()) continue;
              const at::Tensor index = at::tensor(mine, at::kLong).to(activations.device());
@@ -98,9 +101,8 @@ Circuit select_circuit(const ModelInfo& model, const Contrast& contrast,
   const Grid delta = mean_difference(contrast.positive, contrast.negative);
   const int64_t k = options.k ? *options.k : circuit_size(model.shape, options.fraction);
   const NeuronSet excluded(options.universal.begin(), options.universal.end());
-  const Grid score = options.rank_by_effect_size
-                         ? effect_size(contrast.positive, contrast.negative)
-                         : delta;
+  const Grid score =
+      options.rank_by_effect_size ? effect_size(contrast.positive, contrast.negative) : delta;
   std::vector<Neuron> neurons = top_k(score, delta, k, &excluded);
   // The neurons that the filter kept out: those that would have been taken without it.
   std::vector<NeuronId> removed;
@@ -110,8 +112,8 @@ Circuit select_circuit(const ModelInfo& model, const Contrast& contrast,
     }
   }
   Provenance provenance{
-      {"cna_version", fmt::format("\"{}.{}.{}\"", CNA_VERSION_MAJOR, CNA_VERSION_MINOR,
-                                  CNA_VERSION_PATCH)},
+      {"cna_version",
+       fmt::format("\"{}.{}.{}\"", CNA_VERSION_MAJOR, CNA_VERSION_MINOR, CNA_VERSION_PATCH)},
       {"model_id", quoted(model.id)},
       {"weights_hash", quoted(model.weights_hash)},
       {"dtype", quoted(c10::toString(model.dtype))},
@@ -129,7 +131,8 @@ Circuit discover(Model& model, std::span<const TokenIds> positive,
                  std::span<const TokenIds> negative, const DiscoverOptions& discovery,
                  const RunOptions& options) {
   // Bad options are found before the long part.
-  if (!discovery.k) (void)circuit_size(model.shape(), discovery.fraction);
+  if (!discovery.k)
+    (void)circuit_size(model.shape(), discovery.fraction);
   else if (*discovery.k < 1 || *discovery.k > model.shape().size())
     throw_value_error("discover: expected k between 1 and {} neurons, got {}; choose another k",
                       model.shape().size(), *discovery.k);

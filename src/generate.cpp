@@ -17,7 +17,8 @@ void require_options(const GenerateOptions& g) {
   if (!(g.temperature >= 0.0) || !std::isfinite(g.temperature))
     throw_value_error("generate: expected a temperature of 0 or more, got {}; 0 is greedy",
                       g.temperature);
-  if (g.top_k < 0) throw_value_error("generate: expected top_k of 0 or more, got {}; 0 keeps all", g.top_k);
+  if (g.top_k < 0)
+    throw_value_error("generate: expected top_k of 0 or more, got {}; 0 keeps all", g.top_k);
   if (!(g.top_p > 0.0 && g.top_p <= 1.0))
     throw_value_error("generate: expected top_p above 0 and up to 1, got {}; 1 keeps all", g.top_p);
 }
@@ -45,8 +46,8 @@ class Sampler {
       at::Tensor mass = (scores / options_.temperature).softmax(-1).to(at::kDouble).cumsum(-1);
       at::Tensor draw = at::empty({logits.size(0), 1}, at::kDouble);
       for (int64_t row = 0; row < logits.size(0); ++row)
-        draw.data_ptr<double>()[row] = std::uniform_real_distribution<double>()(
-            streams_[static_cast<size_t>(row)]);
+        draw.data_ptr<double>()[row] =
+            std::uniform_real_distribution<double>()(streams_[static_cast<size_t>(row)]);
       // The smallest set that reaches top_p: draw below its whole mass.
       const at::Tensor cut = (mass < options_.top_p).sum(-1, true).clamp_max(k - 1);
       const at::Tensor pick =
@@ -178,7 +179,8 @@ at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts, const Ru
     const at::Tensor last = at::full({1}, batch.ids.size(1) - 1, batch.ids.options());
     const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), last);
     const at::Tensor logits = run.host().logits(step).select(1, 0).to(at::kCPU, at::kFloat);
-    if (!out.defined()) out = at::empty({static_cast<int64_t>(prompts.size()), logits.size(1)}, at::kFloat);
+    if (!out.defined())
+      out = at::empty({static_cast<int64_t>(prompts.size()), logits.size(1)}, at::kFloat);
     out.index_copy_(0, at::tensor(batch.rows, at::kLong), logits);
     done += static_cast<int64_t>(batch.rows.size());
   }

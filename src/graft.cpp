@@ -81,8 +81,8 @@ std::optional<Linear> as_linear(const jit::Module& module, jit::Node* node) {
   const at::Tensor w = attribute(module, *path);
   if (!w.defined() || w.dim() != 2) return std::nullopt;
   by_rows ^= transposed;
-  Linear out{node, without_suffix(*path, ".weight"), node->input(input), input, node,
-             w.size(by_rows ? 1 : 0), w.size(by_rows ? 0 : 1), w.scalar_type()};
+  Linear out{node, without_suffix(*path, ".weight"), node->input(input),      input,
+             node, w.size(by_rows ? 1 : 0),          w.size(by_rows ? 0 : 1), w.scalar_type()};
   // GPT-2 flattens [rows, tokens, width] for addmm: the tap goes before the view.
   const auto before = out.input->node()->kind();
   if (kind != c10::aten::linear && (before == c10::aten::view || before == c10::aten::reshape)) {
@@ -177,7 +177,8 @@ jit::Value* residual_after(jit::Value* output) {
   for (size_t i = 0; i < frontier.size() && frontier.size() < 64 && !sum; ++i) {
     for (const jit::Use& use : frontier[i]->uses()) {
       if (adds_tensors(use.user)) {
-        const bool stream = !seen.contains(use.user->input(0)) || !seen.contains(use.user->input(1));
+        const bool stream =
+            !seen.contains(use.user->input(0)) || !seen.contains(use.user->input(1));
         jit::Value* other = use.user->input(use.offset == 0 ? 1 : 0);
         // Neither a bias nor the epsilon of a norm is the stream.
         if (stream && !attribute_path(other) && other->node()->kind() != c10::prim::Constant) {
@@ -249,8 +250,7 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
   for (int64_t layer = 0; layer < out.layers; ++layer) {
     const Linear& site = sites[static_cast<size_t>(layer)];
     out.neuron_sites.push_back(site.path);
-    jit::Node* tap =
-        insert_tap(graph, site.input, taps, slot(Site::neuron, layer), site.taker);
+    jit::Node* tap = insert_tap(graph, site.input, taps, slot(Site::neuron, layer), site.taker);
     site.taker->replaceInput(site.input_slot, tap->output());
     tap_after(graph, projection_output(site), taps, slot(Site::mlp_output, layer));
     if (out.residual_sites)

@@ -49,8 +49,9 @@ Intervention Intervention::scale(const Circuit& circuit, std::span<const double>
   for (const Neuron& neuron : circuit.neurons()) {
     Edit& edit = out.at_slot(Site::neuron, neuron.layer, circuit.shape().width, true, false);
     for (size_t arm = 0; arm < multipliers.size(); ++arm)
-      edit.scale.data_ptr<double>()[static_cast<int64_t>(arm) * circuit.shape().width +
-                                    neuron.index] = multipliers[arm];
+      edit.scale
+          .data_ptr<double>()[static_cast<int64_t>(arm) * circuit.shape().width + neuron.index] =
+          multipliers[arm];
   }
   out.drop_identities();
   return out;
@@ -58,8 +59,10 @@ Intervention Intervention::scale(const Circuit& circuit, std::span<const double>
 
 Intervention Intervention::set(const Circuit& circuit, std::span<const double> values) {
   if (static_cast<int64_t>(values.size()) != circuit.size())
-    throw_value_error("set: expected one value per neuron ({}), got {}; pass them in the circuit's "
-                      "order", circuit.size(), values.size());
+    throw_value_error(
+        "set: expected one value per neuron ({}), got {}; pass them in the circuit's "
+        "order",
+        circuit.size(), values.size());
   Intervention out(1);
   for (size_t i = 0; i < values.size(); ++i) {
     require_finite("set", values[i]);
@@ -74,11 +77,13 @@ Intervention Intervention::set(const Circuit& circuit, std::span<const double> v
 Intervention Intervention::mean_ablate(const Circuit& circuit, const Grid& means) {
   const GridShape shape{means.rows(), means.cols()};
   if (shape != circuit.shape())
-    throw_value_error("mean_ablate: expected means of {} x {}, got {} x {}; record them on the same "
-                      "model", circuit.shape().layers, circuit.shape().width, shape.layers,
-                      shape.width);
+    throw_value_error(
+        "mean_ablate: expected means of {} x {}, got {} x {}; record them on the same "
+        "model",
+        circuit.shape().layers, circuit.shape().width, shape.layers, shape.width);
   std::vector<double> values;
-  for (const Neuron& neuron : circuit.neurons()) values.push_back(means(neuron.layer, neuron.index));
+  for (const Neuron& neuron : circuit.neurons())
+    values.push_back(means(neuron.layer, neuron.index));
   return set(circuit, values);
 }
 
@@ -87,10 +92,12 @@ Intervention Intervention::add(Site site, int64_t layer, const at::Tensor& vecto
   if (!vector.defined() || vector.dim() != 1)
     throw_value_error("add: expected a vector of one dimension, got {}; pass one layer's direction",
                       vector.defined() ? vector.dim() : 0);
-  if (layer < 0) throw_index_error("add: expected a layer of 0 or more, got {}; count from 0", layer);
+  if (layer < 0)
+    throw_index_error("add: expected a layer of 0 or more, got {}; count from 0", layer);
   Intervention out(static_cast<int64_t>(coefficients.size()));
   for (const double c : coefficients) require_finite("add", c);
-  const at::Tensor c = at::tensor(at::ArrayRef<double>(coefficients.data(), coefficients.size()), kEdit);
+  const at::Tensor c =
+      at::tensor(at::ArrayRef<double>(coefficients.data(), coefficients.size()), kEdit);
   out.at_slot(site, layer, vector.size(0), false, true).shift =
       c.unsqueeze(1) * vector.detach().to(at::kCPU, at::kDouble).unsqueeze(0);
   out.drop_identities();
@@ -100,8 +107,10 @@ Intervention Intervention::add(Site site, int64_t layer, const at::Tensor& vecto
 Intervention Intervention::then(const Intervention& next) const {
   const int64_t arms = std::max(arms_, next.arms_);
   if ((arms_ != arms && arms_ != 1) || (next.arms_ != arms && next.arms_ != 1))
-    throw_value_error("then: expected the same number of arms, got {} and {}; pass one strength per "
-                      "prompt in both, or one for all", arms_, next.arms_);
+    throw_value_error(
+        "then: expected the same number of arms, got {} and {}; pass one strength per "
+        "prompt in both, or one for all",
+        arms_, next.arms_);
   Intervention out(arms);
   for (const Intervention* part : {this, &next}) {
     for (const auto& [key, edit] : part->edits_) {
@@ -143,11 +152,13 @@ Intervention Intervention::concat(const std::vector<Intervention>& parts) {
 Intervention Intervention::select(std::span<const int64_t> arms) const {
   for (const int64_t arm : arms) {
     if (arm < 0 || arm >= arms_)
-      throw_index_error("select: expected arms below {}, got {}; name an arm that exists", arms_, arm);
+      throw_index_error("select: expected arms below {}, got {}; name an arm that exists", arms_,
+                        arm);
   }
   Intervention out(static_cast<int64_t>(arms.size()));
   const at::Tensor index = at::tensor(at::ArrayRef<int64_t>(arms.data(), arms.size()), at::kLong);
-  for (const auto& [key, edit] : edits_) out.edits_[key] = {rows(edit.scale, index), rows(edit.shift, index)};
+  for (const auto& [key, edit] : edits_)
+    out.edits_[key] = {rows(edit.scale, index), rows(edit.shift, index)};
   out.drop_identities();
   return out;
 }
@@ -158,12 +169,14 @@ void Intervention::require_fits(GridShape shape, int64_t hidden, bool residual_s
     const int64_t features = (edit.scale.defined() ? edit.scale : edit.shift).size(1);
     const int64_t expected = site == Site::neuron ? shape.width : hidden;
     if (features != expected || key.second >= shape.layers)
-      throw_value_error("steer: expected {} features per layer and layers below {}, got {} features "
-                        "at layer {}; the circuit or vector belongs to another model",
-                        expected, shape.layers, features, key.second);
+      throw_value_error(
+          "steer: expected {} features per layer and layers below {}, got {} features "
+          "at layer {}; the circuit or vector belongs to another model",
+          expected, shape.layers, features, key.second);
     if (site == Site::residual && !residual_sites)
-      throw_value_error("steer: expected a model whose residual stream was found, got one where it "
-                        "was not; steer at site 'mlp_output' instead");
+      throw_value_error(
+          "steer: expected a model whose residual stream was found, got one where it "
+          "was not; steer at site 'mlp_output' instead");
   }
 }
 
@@ -173,7 +186,8 @@ std::vector<TapEdit> Intervention::bind(std::span<const int64_t> arm_of_row, int
   if (edits_.empty()) return out;
   std::vector<int64_t> arms(arm_of_row.begin(), arm_of_row.end());
   // One shared row is enough where all rows follow one arm.
-  if (std::all_of(arms.begin(), arms.end(), [&](int64_t a) { return a == arms[0]; })) arms.resize(1);
+  if (std::all_of(arms.begin(), arms.end(), [&](int64_t a) { return a == arms[0]; }))
+    arms.resize(1);
   const Intervention chosen = select(arms);
   if (chosen.edits_.empty()) return out;
   out.resize(static_cast<size_t>(kSites * layers));

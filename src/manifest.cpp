@@ -12,8 +12,10 @@ Manifest read_manifest(const std::filesystem::path& folder) {
   const auto path = folder / "manifest.json";
   std::ifstream file(path);
   if (!file) {
-    throw_error("load: expected an exported folder with a manifest.json, found none in '{}'; "
-                "make one with `cna export`", folder.string());
+    throw_error(
+        "load: expected an exported folder with a manifest.json, found none in '{}'; "
+        "make one with `cna export`",
+        folder.string());
   }
   std::stringstream text;
   text << file.rdbuf();
@@ -24,8 +26,10 @@ Manifest read_manifest(const std::filesystem::path& folder) {
                         path.string());
     }
     if (json.at("format_version").get<int>() != 1) {
-      throw_value_error("load: expected format_version 1 in '{}', got {}; update cna or export the "
-                        "model again", path.string(), json.at("format_version").get<int>());
+      throw_value_error(
+          "load: expected format_version 1 in '{}', got {}; update cna or export the "
+          "model again",
+          path.string(), json.at("format_version").get<int>());
     }
     Manifest out;
     out.archive = json.at("archive").get<std::string>();
@@ -46,13 +50,17 @@ Manifest read_manifest(const std::filesystem::path& folder) {
       out.cache.push_back({shape[0], shape[1], shape[2]});
     }
     if (out.archive.find('/') != std::string::npos || out.archive.empty()) {
-      throw_value_error("load: expected a plain file name as archive in '{}', got '{}'; export the "
-                        "model again", path.string(), out.archive);
+      throw_value_error(
+          "load: expected a plain file name as archive in '{}', got '{}'; export the "
+          "model again",
+          path.string(), out.archive);
     }
     return out;
   } catch (const nlohmann::json::exception& error) {
-    throw_value_error("load: expected a whole manifest in '{}', got one that does not parse ({}); "
-                      "export the model again", path.string(), error.what());
+    throw_value_error(
+        "load: expected a whole manifest in '{}', got one that does not parse ({}); "
+        "export the model again",
+        path.string(), error.what());
   }
 }
 

@@ -14,13 +14,16 @@ Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
   const ModelInfo& about = info();
   require_prompts(function, prompts, about.vocab, about.max_positions, room);
   if (options.batch_rows < 1 || options.batch_tokens < 1)
-    throw_value_error("{}: expected batches of at least one prompt, got {} rows and {} tokens; pass "
-                      "a batch size of 1 or more", function, options.batch_rows,
-                      options.batch_tokens);
+    throw_value_error(
+        "{}: expected batches of at least one prompt, got {} rows and {} tokens; pass "
+        "a batch size of 1 or more",
+        function, options.batch_rows, options.batch_tokens);
   options.intervention.require_fits(about.shape, about.hidden, about.residual_sites);
   if (!options.arm_of_prompt.empty() && options.arm_of_prompt.size() != prompts.size())
-    throw_value_error("{}: expected one strength per prompt ({}), got {}; pass one for each prompt, "
-                      "or a single one", function, prompts.size(), options.arm_of_prompt.size());
+    throw_value_error(
+        "{}: expected one strength per prompt ({}), got {}; pass one for each prompt, "
+        "or a single one",
+        function, prompts.size(), options.arm_of_prompt.size());
   for (const int64_t arm : options.arm_of_prompt) {
     if (arm < 0 || arm >= options.intervention.arms())
       throw_index_error("{}: expected arms below {}, got {}; name an arm of the intervention",
@@ -51,8 +54,8 @@ std::vector<int64_t> Run::arms(std::span<const int64_t> rows) const {
 }
 
 void Run::steer(std::span<const int64_t> rows) {
-  host().taps().set_edits(options_.intervention.bind(arms(rows), info().shape.layers, info().dtype,
-                                                     info().device));
+  host().taps().set_edits(
+      options_.intervention.bind(arms(rows), info().shape.layers, info().dtype, info().device));
 }
 
 std::vector<Batch> Run::batches() const {
@@ -71,8 +74,11 @@ void Run::compute_prefix() {
   const auto longs = at::TensorOptions(at::kLong).device(info().device);
   const TokenIds& first = prompts_[0];
   Step step;
-  step.ids = at::tensor(at::ArrayRef<int64_t>(first.data(), static_cast<size_t>(prefix_)), at::kLong)
-                 .to(info().device).unsqueeze(0).repeat({arms, 1});
+  step.ids =
+      at::tensor(at::ArrayRef<int64_t>(first.data(), static_cast<size_t>(prefix_)), at::kLong)
+          .to(info().device)
+          .unsqueeze(0)
+          .repeat({arms, 1});
   step.mask = at::ones({arms, prefix_}, longs);
   step.positions = at::arange(prefix_, longs).unsqueeze(0).repeat({arms, 1});
   step.keep = at::full({1}, prefix_ - 1, longs);
@@ -80,8 +86,8 @@ void Run::compute_prefix() {
   std::vector<int64_t> rows(static_cast<size_t>(arms));
   std::iota(rows.begin(), rows.end(), int64_t{0});
   step.cache = cache(rows, prefix);
-  host().taps().set_edits(options_.intervention.bind(rows, info().shape.layers, info().dtype,
-                                                     info().device));
+  host().taps().set_edits(
+      options_.intervention.bind(rows, info().shape.layers, info().dtype, info().device));
   host().run_to_last_tap(step);
   prefix_cache_ = step.cache;
   prefix_ = prefix;
@@ -100,8 +106,8 @@ std::vector<at::Tensor> Run::cache(std::span<const int64_t> rows, int64_t capaci
       at::Tensor buffer = at::empty({n, layer.heads, capacity, dim}, options);
       if (prefix_ > 0) {
         const at::Tensor& filled = prefix_cache_[out.size()];
-        buffer.narrow(2, 0, prefix_).copy_(one_arm ? filled.expand({n, -1, -1, -1})
-                                                   : filled.index_select(0, index));
+        buffer.narrow(2, 0, prefix_)
+            .copy_(one_arm ? filled.expand({n, -1, -1, -1}) : filled.index_select(0, index));
       }
       out.push_back(std::move(buffer));
     }
@@ -125,9 +131,11 @@ std::vector<int64_t> dry_run(Model& model, int64_t rows, int64_t fresh, int64_t 
   std::lock_guard lock(model.mutex());
   const ModelInfo& info = model.info();
   const auto longs = at::TensorOptions(at::kLong).device(info.device);
-  Step step{at::zeros({rows, fresh}, longs), at::ones({rows, past + fresh}, longs),
+  Step step{at::zeros({rows, fresh}, longs),
+            at::ones({rows, past + fresh}, longs),
             at::arange(past, past + fresh, longs).unsqueeze(0).repeat({rows, 1}),
-            at::full({1}, fresh - 1, longs), {}};
+            at::full({1}, fresh - 1, longs),
+            {}};
   for (const CacheShape& layer : info.cache) {
     for (const int64_t dim : {layer.key_dim, layer.value_dim})
       step.cache.push_back(at::zeros({rows, layer.heads, past + fresh, dim},
@@ -140,7 +148,8 @@ std::vector<at::Tensor> view_cache(const std::vector<at::Tensor>& cache, int64_t
                                    int64_t total) {
   std::vector<at::Tensor> out;
   out.reserve(cache.size());
-  for (const at::Tensor& buffer : cache) out.push_back(buffer.narrow(0, 0, rows).narrow(2, 0, total));
+  for (const at::Tensor& buffer : cache)
+    out.push_back(buffer.narrow(0, 0, rows).narrow(2, 0, total));
   return out;
 }
 

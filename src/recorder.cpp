@@ -11,9 +11,10 @@ void require_finite(const at::Tensor& activations, std::span<const int64_t> rows
   const at::Tensor finite = activations.isfinite();
   if (finite.all().item<bool>()) return;
   const at::Tensor where = finite.logical_not().nonzero()[0].to(at::kCPU);
-  throw_error("record: expected finite activations, got NaN or infinity at prompt {}, layer {}; use a "
-              "wider dtype (float32 or bfloat16)",
-              rows[static_cast<size_t>(where[0].item<int64_t>())], where[1].item<int64_t>());
+  throw_error(
+      "record: expected finite activations, got NaN or infinity at prompt {}, layer {}; use a "
+      "wider dtype (float32 or bfloat16)",
+      rows[static_cast<size_t>(where[0].item<int64_t>())], where[1].item<int64_t>());
 }
 
 }  // namespace
@@ -22,8 +23,9 @@ void record(Model& model, std::span<const TokenIds> prompts, Site site, const Ru
             const RecordSink& sink) {
   Run run("record", model, prompts, options);
   if (site == Site::residual && !run.info().residual_sites)
-    throw_value_error("record: expected a model whose residual stream was found, got one where it was "
-                      "not; record site 'mlp_output' instead");
+    throw_value_error(
+        "record: expected a model whose residual stream was found, got one where it was "
+        "not; record site 'mlp_output' instead");
   c10::InferenceMode guard;
   int64_t done = 0;
   for (const Batch& batch : run.batches()) {
@@ -33,8 +35,10 @@ void record(Model& model, std::span<const TokenIds> prompts, Site site, const Ru
     const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), last);
     Taps& taps = run.host().taps();
     taps.record(site);
-    if (site == Site::neuron) run.host().run_to_last_tap(step);
-    else run.host().logits(step);
+    if (site == Site::neuron)
+      run.host().run_to_last_tap(step);
+    else
+      run.host().logits(step);
     const at::Tensor activations = at::stack(taps.take_recorded(), 1).to(at::kFloat);
     taps.record(std::nullopt);
     require_finite(activations, batch.rows);
@@ -48,11 +52,13 @@ at::Tensor record_all(Model& model, std::span<const TokenIds> prompts, Site site
                       const RunOptions& options) {
   const ModelInfo& info = model.info();
   at::Tensor out = at::empty({static_cast<int64_t>(prompts.size()), info.shape.layers,
-                              site == Site::neuron ? info.shape.width : info.hidden}, at::kFloat);
-  record(model, prompts, site, options, [&](std::span<const int64_t> rows, const at::Tensor& batch) {
-    out.index_copy_(0, at::tensor(at::ArrayRef<int64_t>(rows.data(), rows.size()), at::kLong),
-                    batch.to(at::kCPU));
-  });
+                              site == Site::neuron ? info.shape.width : info.hidden},
+                             at::kFloat);
+  record(
+      model, prompts, site, options, [&](std::span<const int64_t> rows, const at::Tensor& batch) {
+        out.index_copy_(0, at::tensor(at::ArrayRef<int64_t>(rows.data(), rows.size()), at::kLong),
+                        batch.to(at::kCPU));
+      });
   return out;
 }
 

@@ -19,8 +19,9 @@ std::vector<TokenIds> join(const char* function, std::span<const TokenIds> promp
   std::vector<TokenIds> out;
   for (size_t i = 0; i < prompts.size(); ++i) {
     if (prompts[i].empty() || continuations[i].empty())
-      throw_value_error("{}: expected text in every prompt and continuation, got none at {}; drop it",
-                        function, i);
+      throw_value_error(
+          "{}: expected text in every prompt and continuation, got none at {}; drop it", function,
+          i);
     out.push_back(prompts[i]);
     out.back().insert(out.back().end(), continuations[i].begin(), continuations[i].end());
   }
@@ -51,8 +52,9 @@ void for_each_batch(const char* function, Model& model, std::span<const TokenIds
     const int64_t fresh = batch.ids.size(1);
     // The token before a continuation predicts its first one; a shared prefix may hold it.
     if (longest >= fresh)
-      throw_error("{}: expected prompts beyond their common prefix, got none; pass share_prefix=False",
-                  function);
+      throw_error(
+          "{}: expected prompts beyond their common prefix, got none; pass share_prefix=False",
+          function);
     const at::Tensor keep = at::arange(fresh - 1 - longest, fresh - 1, batch.ids.options());
     const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), keep);
     const at::Tensor log_p = run.host().logits(step).to(at::kFloat).log_softmax(-1);
@@ -79,9 +81,8 @@ std::vector<int64_t> lengths_of(std::span<const TokenIds> continuations) {
 /// may themselves begin alike.
 bool prefix_is_safe(std::span<const TokenIds> prompts, std::span<const TokenIds> sequences) {
   const int64_t prefix = common_prefix(sequences);
-  return std::all_of(prompts.begin(), prompts.end(), [&](const TokenIds& p) {
-    return prefix < static_cast<int64_t>(p.size());
-  });
+  return std::all_of(prompts.begin(), prompts.end(),
+                     [&](const TokenIds& p) { return prefix < static_cast<int64_t>(p.size()); });
 }
 
 }  // namespace
@@ -98,8 +99,8 @@ at::Tensor log_likelihood(Model& model, std::span<const TokenIds> prompts,
                  [&](const Batch& batch, const at::Tensor& log_p, int64_t longest) {
                    for (size_t r = 0; r < batch.rows.size(); ++r) {
                      const auto row = static_cast<size_t>(batch.rows[r]);
-                     out.data_ptr<double>()[row] = sum_of(log_p, batch.ids, static_cast<int64_t>(r),
-                                                          longest, lengths[row]);
+                     out.data_ptr<double>()[row] =
+                         sum_of(log_p, batch.ids, static_cast<int64_t>(r), longest, lengths[row]);
                    }
                  });
   return out;
@@ -127,24 +128,23 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
   run.batch_tokens = std::numeric_limits<int64_t>::max();
   run.share_prefix = options.share_prefix && prefix_is_safe(prompts, joined);
   Divergence out{at::zeros({arms, n}, at::kDouble), at::zeros({arms, n}, at::kDouble)};
-  for_each_batch(
-      "divergence", model, sequences, lengths, run,
-      [&](const Batch& batch, const at::Tensor& log_p, int64_t longest) {
-        for (size_t r = 0; r < batch.rows.size(); ++r) {
-          const int64_t row = batch.rows[r], arm = row % arms, prompt = row / arms;
-          const int64_t length = lengths[static_cast<size_t>(row)];
-          const auto at_row = [&](int64_t i) {
-            return log_p.select(0, i).narrow(0, longest - length, length);
-          };
-          const at::Tensor reference = at_row(static_cast<int64_t>(r) - arm);
-          const at::Tensor gap = reference - at_row(static_cast<int64_t>(r));
-          const at::Tensor kl = (reference.exp() * gap).sum(-1).to(at::kDouble).mean();
-          const auto place = arm * n + prompt;
-          out.kl.data_ptr<double>()[place] = kl.item<double>();
-          out.log_likelihood.data_ptr<double>()[place] =
-              sum_of(log_p, batch.ids, static_cast<int64_t>(r), longest, length);
-        }
-      });
+  for_each_batch("divergence", model, sequences, lengths, run,
+                 [&](const Batch& batch, const at::Tensor& log_p, int64_t longest) {
+                   for (size_t r = 0; r < batch.rows.size(); ++r) {
+                     const int64_t row = batch.rows[r], arm = row % arms, prompt = row / arms;
+                     const int64_t length = lengths[static_cast<size_t>(row)];
+                     const auto at_row = [&](int64_t i) {
+                       return log_p.select(0, i).narrow(0, longest - length, length);
+                     };
+                     const at::Tensor reference = at_row(static_cast<int64_t>(r) - arm);
+                     const at::Tensor gap = reference - at_row(static_cast<int64_t>(r));
+                     const at::Tensor kl = (reference.exp() * gap).sum(-1).to(at::kDouble).mean();
+                     const auto place = arm * n + prompt;
+                     out.kl.data_ptr<double>()[place] = kl.item<double>();
+                     out.log_likelihood.data_ptr<double>()[place] =
+                         sum_of(log_p, batch.ids, static_cast<int64_t>(r), longest, length);
+                   }
+                 });
   return out;
 }
 

@@ -9,9 +9,12 @@ namespace cna {
 
 const char* site_name(Site site) {
   switch (site) {
-    case Site::neuron: return "neuron";
-    case Site::mlp_output: return "mlp_output";
-    case Site::residual: return "residual";
+    case Site::neuron:
+      return "neuron";
+    case Site::mlp_output:
+      return "mlp_output";
+    case Site::residual:
+      return "residual";
   }
   return "unknown";
 }

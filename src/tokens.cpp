@@ -11,9 +11,10 @@ namespace cna {
 
 std::vector<TokenIds> unpad(const at::Tensor& ids, const at::Tensor& mask) {
   if (ids.dim() != 2 || mask.dim() != 2 || ids.sizes() != mask.sizes())
-    throw_value_error("unpad: expected ids and mask of one shape [rows, tokens], got {} and {} "
-                      "dimensions; pass the tokenizer's input_ids and attention_mask",
-                      ids.dim(), mask.dim());
+    throw_value_error(
+        "unpad: expected ids and mask of one shape [rows, tokens], got {} and {} "
+        "dimensions; pass the tokenizer's input_ids and attention_mask",
+        ids.dim(), mask.dim());
   const at::Tensor id = ids.to(at::kCPU, at::kLong).contiguous();
   const at::Tensor real = mask.to(at::kCPU, at::kLong).contiguous();
   std::vector<TokenIds> out;
@@ -24,10 +25,13 @@ std::vector<TokenIds> unpad(const at::Tensor& ids, const at::Tensor& mask) {
     const int64_t* first = std::find_if(keep, end, [](int64_t m) { return m != 0; });
     const int64_t* last = std::find_if(first, end, [](int64_t m) { return m == 0; });
     if (first == end)
-      throw_value_error("unpad: expected a real token in each row, got none in row {}; drop it", row);
+      throw_value_error("unpad: expected a real token in each row, got none in row {}; drop it",
+                        row);
     if (std::any_of(last, end, [](int64_t m) { return m != 0; }))
-      throw_value_error("unpad: expected padding on one or both ends, got a hole in row {}; pass "
-                        "unbroken prompts", row);
+      throw_value_error(
+          "unpad: expected padding on one or both ends, got a hole in row {}; pass "
+          "unbroken prompts",
+          row);
     out.emplace_back(tokens + (first - keep), tokens + (last - keep));
   }
   return out;
@@ -41,7 +45,8 @@ int64_t common_prefix(std::span<const TokenIds> prompts) {
     const size_t limit = std::min(shared, prompt.size());
     shared = static_cast<size_t>(
         std::mismatch(first.begin(), first.begin() + static_cast<int64_t>(limit), prompt.begin())
-            .first - first.begin());
+            .first -
+        first.begin());
     shared = std::min(shared, prompt.empty() ? 0 : prompt.size() - 1);
   }
   return static_cast<int64_t>(shared);
@@ -77,7 +82,8 @@ std::vector<Batch> make_batches(std::span<const TokenIds> prompts, int64_t prefi
       std::copy(prompt.begin() + prefix, prompt.end(), ids + pad);
       std::iota(batch.positions.data_ptr<int64_t>() + r * longest + pad,
                 batch.positions.data_ptr<int64_t>() + (r + 1) * longest, prefix);
-      std::fill_n(batch.mask.data_ptr<int64_t>() + r * (prefix + longest) + prefix, pad, int64_t{0});
+      std::fill_n(batch.mask.data_ptr<int64_t>() + r * (prefix + longest) + prefix, pad,
+                  int64_t{0});
     }
     batch.ids = batch.ids.to(device);
     batch.mask = batch.mask.to(device);
@@ -91,20 +97,23 @@ std::vector<Batch> make_batches(std::span<const TokenIds> prompts, int64_t prefi
 void require_prompts(const char* function, std::span<const TokenIds> prompts, int64_t vocab,
                      int64_t max_positions, int64_t room) {
   if (prompts.empty())
-    throw_value_error("{}: expected at least one prompt, got an empty list; pass prompts", function);
+    throw_value_error("{}: expected at least one prompt, got an empty list; pass prompts",
+                      function);
   for (size_t i = 0; i < prompts.size(); ++i) {
     const auto tokens = static_cast<int64_t>(prompts[i].size());
     if (tokens == 0)
       throw_value_error("{}: expected text in every prompt, got no token in prompt {}; drop it",
                         function, i);
     if (max_positions > 0 && tokens + room > max_positions)
-      throw_value_error("{}: expected at most {} tokens, got {} in prompt {}{}; shorten it", function,
-                        max_positions, tokens + room, i,
+      throw_value_error("{}: expected at most {} tokens, got {} in prompt {}{}; shorten it",
+                        function, max_positions, tokens + room, i,
                         room > 0 ? fmt::format(" ({} and {} new ones)", tokens, room) : "");
     for (const int64_t id : prompts[i]) {
       if (id < 0 || (vocab > 0 && id >= vocab))
-        throw_value_error("{}: expected token ids below {}, got {} in prompt {}; use the model's own "
-                          "tokenizer", function, vocab, id, i);
+        throw_value_error(
+            "{}: expected token ids below {}, got {} in prompt {}; use the model's own "
+            "tokenizer",
+            function, vocab, id, i);
     }
   }
 }

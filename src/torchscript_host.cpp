@@ -1,3 +1,4 @@
+#include <ATen/TensorIndexing.h>
 #include <torch/csrc/jit/runtime/interpreter.h>
 #include <torch/script.h>
 
@@ -45,11 +46,13 @@ class TorchScriptHost final : public Host {
     c10::IValue result = run(forward_, step);
     if (result.isTuple()) result = result.toTupleRef().elements()[0];
     if (!result.isTensor()) {
-      throw_error("forward: expected logits as a tensor or first in a tuple, got {}; trace the "
-                  "model with return_dict=False", result.tagKind());
+      throw_error(
+          "forward: expected logits as a tensor or first in a tuple, got {}; trace the "
+          "model with return_dict=False",
+          result.tagKind());
     }
     const at::Tensor out = result.toTensor();
-    return exported_ ? out : out.index_select(1, step.keep);
+    return exported_ ? out : out.index({at::indexing::Slice(), step.keep});
   }
 
   void run_to_last_tap(const Step& step) override { run(record_, step); }
@@ -99,8 +102,10 @@ class TorchScriptHost final : public Host {
     } catch (const std::exception& error) {
       // The interpreter rethrows everything as runtime_error; the tap kept the original.
       if (auto stopped = std::exchange(taps_->stopped, nullptr)) std::rethrow_exception(stopped);
-      throw_error("forward: expected a step of {} x {} tokens to run, got: {}; check token ids and "
-                  "memory", step.ids.size(0), step.ids.size(1), first_line(error));
+      throw_error(
+          "forward: expected a step of {} x {} tokens to run, got: {}; check token ids and "
+          "memory",
+          step.ids.size(0), step.ids.size(1), first_line(error));
     }
     return std::move(stack.back());
   }
@@ -121,8 +126,10 @@ jit::Module load_archive(const std::filesystem::path& file) {
     module.eval();
     return module;
   } catch (const std::exception& error) {
-    throw_error("load: expected a TorchScript archive, got '{}' ({}); the file is truncated or of "
-                "another kind, export it again", file.string(), first_line(error));
+    throw_error(
+        "load: expected a TorchScript archive, got '{}' ({}); the file is truncated or of "
+        "another kind, export it again",
+        file.string(), first_line(error));
   }
 }
 
@@ -146,23 +153,27 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
   if (exported) manifest = read_manifest(path);
   jit::Module module = load_archive(exported ? path / manifest.archive : path);
   if (!module.find_method("forward")) {
-    throw_error("load: expected a TorchScript model with a forward method, got none in '{}'; trace "
-                "the model, not a function of it", path.string());
+    throw_error(
+        "load: expected a TorchScript model with a forward method, got none in '{}'; trace "
+        "the model, not a function of it",
+        path.string());
   }
   std::string pattern = options.pattern.empty() ? manifest.tap_pattern : options.pattern;
   Grafted graph = graft(module, pattern.empty() ? kDownProjection : pattern);
   const size_t arguments = graph.forward->inputs().size() - 2;
   if (exported && (arguments != 4 + 2 * manifest.cache.size() || graph.layers != manifest.layers ||
                    graph.width != manifest.width)) {
-    throw_error("load: expected the archive that the manifest describes ({} layers of {}, {} "
-                "inputs), got {} layers of {}, {} inputs in '{}'; export the model again",
-                manifest.layers, manifest.width, 4 + 2 * manifest.cache.size(), graph.layers,
-                graph.width, arguments, path.string());
+    throw_error(
+        "load: expected the archive that the manifest describes ({} layers of {}, {} "
+        "inputs), got {} layers of {}, {} inputs in '{}'; export the model again",
+        manifest.layers, manifest.width, 4 + 2 * manifest.cache.size(), graph.layers, graph.width,
+        arguments, path.string());
   }
   if (!exported && (arguments < 1 || arguments > 2)) {
-    throw_error("load: expected a forward of (input_ids) or (input_ids, attention_mask), got {} "
-                "arguments in '{}'; trace it with one of these, or use cna.export",
-                arguments, path.string());
+    throw_error(
+        "load: expected a forward of (input_ids) or (input_ids, attention_mask), got {} "
+        "arguments in '{}'; trace it with one of these, or use cna.export",
+        arguments, path.string());
   }
   auto host = std::make_unique<TorchScriptHost>(std::move(module), std::move(graph), exported);
   ModelInfo& info = host->editable_info();

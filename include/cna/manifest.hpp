@@ -24,18 +24,18 @@ struct CacheShape {
 struct Manifest {
   std::string archive = "model.pt";  ///< file name inside the folder
   std::string archive_format = "torchscript";
-  std::string sha256;                ///< of the archive, hexadecimal
-  std::string model_id;              ///< for provenance
-  std::string weights_hash;          ///< revision or hash of the weights, for provenance
-  std::string dtype;                 ///< "float32", "bfloat16" or "float16"
-  std::string tap_pattern;           ///< empty: the default pattern
+  std::string sha256;        ///< of the archive, hexadecimal
+  std::string model_id;      ///< for provenance
+  std::string weights_hash;  ///< revision or hash of the weights, for provenance
+  std::string dtype;         ///< "float32", "bfloat16" or "float16"
+  std::string tap_pattern;   ///< empty: the default pattern
   int64_t layers = 0;
   int64_t width = 0;
   int64_t hidden = 0;
   int64_t vocab = 0;
-  int64_t max_positions = 0;         ///< longest prompt plus answer, 0 if unbounded
-  std::vector<CacheShape> cache;     ///< one per layer
-  std::vector<int64_t> eos_ids;      ///< tokens that end an answer
+  int64_t max_positions = 0;      ///< longest prompt plus answer, 0 if unbounded
+  std::vector<CacheShape> cache;  ///< one per layer
+  std::vector<int64_t> eos_ids;   ///< tokens that end an answer
 };
 
 /// Reads and checks folder/manifest.json.

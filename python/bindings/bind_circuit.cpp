@@ -25,8 +25,10 @@ std::vector<NeuronId> ids_from(const std::vector<std::pair<int64_t, int64_t>>& p
   std::vector<NeuronId> out;
   for (const auto& [layer, index] : pairs) {
     if (!shape.contains(layer, index))
-      throw_index_error("Circuit: expected neurons inside {} x {}, got ({}, {}); use those of this "
-                        "model", shape.layers, shape.width, layer, index);
+      throw_index_error(
+          "Circuit: expected neurons inside {} x {}, got ({}, {}); use those of this "
+          "model",
+          shape.layers, shape.width, layer, index);
     out.push_back({static_cast<int32_t>(layer), static_cast<int32_t>(index)});
   }
   return out;
@@ -45,8 +47,10 @@ void bind_circuit(py::module_& m) {
       .def(py::init([](int64_t layer, int64_t index, double delta) {
              constexpr int64_t most = std::numeric_limits<int32_t>::max();
              if (layer < 0 || index < 0 || layer > most || index > most)
-               throw_index_error("Neuron: expected layer and index of 0 or more, got {} and {}; count "
-                                 "from 0", layer, index);
+               throw_index_error(
+                   "Neuron: expected layer and index of 0 or more, got {} and {}; count "
+                   "from 0",
+                   layer, index);
              return Neuron{static_cast<int32_t>(layer), static_cast<int32_t>(index), delta};
            }),
            py::arg("layer"), py::arg("index"), py::arg("delta") = 0.0)
@@ -55,7 +59,8 @@ void bind_circuit(py::module_& m) {
       .def_readonly("delta", &Neuron::delta, "Mean over positive minus mean over negative prompts.")
       .def("__eq__", [](const Neuron& a, const Neuron& b) { return a == b; })
       .def("__hash__", [](const Neuron& n) { return std::hash<NeuronId>{}(n.id()); })
-      .def("__iter__", [](const Neuron& n) { return py::iter(py::make_tuple(n.layer, n.index, n.delta)); })
+      .def("__iter__",
+           [](const Neuron& n) { return py::iter(py::make_tuple(n.layer, n.index, n.delta)); })
       .def("__repr__", [](const Neuron& n) {
         return fmt::format("Neuron(layer={}, index={}, delta={:.4g})", n.layer, n.index, n.delta);
       });
@@ -65,13 +70,16 @@ void bind_circuit(py::module_& m) {
       .def_readonly("right", &Overlap::right, "Neurons in the right circuit.")
       .def_readonly("shared", &Overlap::shared, "Neurons in both.")
       .def_readonly("jaccard", &Overlap::jaccard, "Shared over either, 0 to 1.")
-      .def_readonly("p_value", &Overlap::p_value,
-                    "Hypergeometric P[at least this many shared] for random circuits of these sizes.")
+      .def_readonly(
+          "p_value", &Overlap::p_value,
+          "Hypergeometric P[at least this many shared] for random circuits of these sizes.")
       .def_readonly("log10_p_value", &Overlap::log10_p_value, "The same where it underflows.")
-      .def("__repr__", [](const Overlap& o) {
-        return fmt::format("Overlap(shared={}, left={}, right={}, jaccard={:.4f}, p_value={:.3g})",
-                           o.shared, o.left, o.right, o.jaccard, o.p_value);
-      })
+      .def("__repr__",
+           [](const Overlap& o) {
+             return fmt::format(
+                 "Overlap(shared={}, left={}, right={}, jaccard={:.4f}, p_value={:.3g})", o.shared,
+                 o.left, o.right, o.jaccard, o.p_value);
+           })
       .def("_repr_html_", [](const Overlap& o) {
         return fmt::format("<b>{} of {} and {} neurons shared</b>: Jaccard {:.3f}, p = {:.3g}",
                            o.shared, o.left, o.right, o.jaccard, o.p_value);
@@ -89,55 +97,75 @@ void bind_circuit(py::module_& m) {
            }),
            py::arg("shape"), py::arg("neurons"), py::arg("provenance") = py::dict(),
            py::arg("universal_removed") = std::vector<std::pair<int64_t, int64_t>>())
-      .def_property_readonly("shape", [](const Circuit& c) {
-        return std::pair(c.shape().layers, c.shape().width);
-      }, "(n_layers, width) of the model.")
-      .def_property_readonly("neurons", [](const Circuit& c) { return c.neurons(); },
-                             "List of Neuron, by |delta| descending, then layer, then index.")
-      .def_property_readonly("layer_counts", &Circuit::layer_counts, "Neurons per layer, [n_layers].")
+      .def_property_readonly(
+          "shape", [](const Circuit& c) { return std::pair(c.shape().layers, c.shape().width); },
+          "(n_layers, width) of the model.")
+      .def_property_readonly(
+          "neurons", [](const Circuit& c) { return c.neurons(); },
+          "List of Neuron, by |delta| descending, then layer, then index.")
+      .def_property_readonly("layer_counts", &Circuit::layer_counts,
+                             "Neurons per layer, [n_layers].")
       .def("share_in_last_layers", &Circuit::share_in_last_layers, py::arg("n"),
            "Share of the neurons in the last n layers, 0 to 1.")
-      .def_property_readonly("provenance",
-                             [](const Circuit& c) { return provenance_to_dict(c.provenance()); },
-                             "What the circuit was found with: model, prompts, options (a copy).")
-      .def("with_provenance", [](const Circuit& c, const py::kwargs& more) {
-             Circuit out = c;
-             for (auto& [name, value] : provenance_from_dict(more)) out.provenance()[name] = value;
-             return out;
-           }, "A copy with these provenance entries added.")
-      .def_property_readonly("universal_removed",
-                             [](const Circuit& c) { return pairs_from(c.universal_removed()); },
-                             "(layer, index) of the universal neurons kept out of the circuit.")
+      .def_property_readonly(
+          "provenance", [](const Circuit& c) { return provenance_to_dict(c.provenance()); },
+          "What the circuit was found with: model, prompts, options (a copy).")
+      .def(
+          "with_provenance",
+          [](const Circuit& c, const py::kwargs& more) {
+            Circuit out = c;
+            for (auto& [name, value] : provenance_from_dict(more)) out.provenance()[name] = value;
+            return out;
+          },
+          "A copy with these provenance entries added.")
+      .def_property_readonly(
+          "universal_removed", [](const Circuit& c) { return pairs_from(c.universal_removed()); },
+          "(layer, index) of the universal neurons kept out of the circuit.")
       .def("__len__", &Circuit::size)
       .def("__iter__", [](const Circuit& c) { return py::iter(py::cast(c.neurons())); })
-      .def("__contains__", [](const Circuit& c, std::pair<int64_t, int64_t> id) {
-        return c.contains(id.first, id.second);
-      })
-      .def("__or__", [](const Circuit& a, const Circuit& b) { return a | b; }, py::is_operator())
-      .def("__and__", [](const Circuit& a, const Circuit& b) { return a & b; }, py::is_operator())
-      .def("__sub__", [](const Circuit& a, const Circuit& b) { return a - b; }, py::is_operator())
-      .def("__eq__", [](const Circuit& a, const Circuit& b) { return a == b; }, py::is_operator())
-      .def("to_json", [](const Circuit& c) { return to_json(c); }, "The circuit as JSON text.")
-      .def_static("from_json", [](const std::string& text) { return circuit_from_json(text); },
-                  py::arg("text"), "Reads what to_json wrote; deltas come back bit for bit.")
-      .def("save", [](const Circuit& c, const std::filesystem::path& path) { save_circuit(c, path); },
-           py::arg("path"), "Writes JSON: the whole file, or the old one stays. RuntimeError if it cannot.")
-      .def_static("load", [](const std::filesystem::path& path) { return load_circuit(path); },
-                  py::arg("path"),
-                  "Reads a saved circuit. RuntimeError if unreadable, ValueError or IndexError if it is "
-                  "not a circuit.")
-      .def("__repr__", [](const Circuit& c) {
-        return fmt::format("Circuit({} neurons of {} x {}, {:.0f} % in the last 3 layers)", c.size(),
-                           c.shape().layers, c.shape().width, 100 * c.share_in_last_layers(3));
-      })
-      .def("_repr_html_", [](const py::object& self) {
-        return py::module_::import("cna.display").attr("circuit_html")(self);
-      })
+      .def("__contains__",
+           [](const Circuit& c, std::pair<int64_t, int64_t> id) {
+             return c.contains(id.first, id.second);
+           })
+      .def(
+          "__or__", [](const Circuit& a, const Circuit& b) { return a | b; }, py::is_operator())
+      .def(
+          "__and__", [](const Circuit& a, const Circuit& b) { return a & b; }, py::is_operator())
+      .def(
+          "__sub__", [](const Circuit& a, const Circuit& b) { return a - b; }, py::is_operator())
+      .def(
+          "__eq__", [](const Circuit& a, const Circuit& b) { return a == b; }, py::is_operator())
+      .def(
+          "to_json", [](const Circuit& c) { return to_json(c); }, "The circuit as JSON text.")
+      .def_static(
+          "from_json", [](const std::string& text) { return circuit_from_json(text); },
+          py::arg("text"), "Reads what to_json wrote; deltas come back bit for bit.")
+      .def(
+          "save",
+          [](const Circuit& c, const std::filesystem::path& path) { save_circuit(c, path); },
+          py::arg("path"),
+          "Writes JSON: the whole file, or the old one stays. RuntimeError if it cannot.")
+      .def_static(
+          "load", [](const std::filesystem::path& path) { return load_circuit(path); },
+          py::arg("path"),
+          "Reads a saved circuit. RuntimeError if unreadable, ValueError or IndexError if it is "
+          "not a circuit.")
+      .def("__repr__",
+           [](const Circuit& c) {
+             return fmt::format("Circuit({} neurons of {} x {}, {:.0f} % in the last 3 layers)",
+                                c.size(), c.shape().layers, c.shape().width,
+                                100 * c.share_in_last_layers(3));
+           })
+      .def("_repr_html_",
+           [](const py::object& self) {
+             return py::module_::import("cna.display").attr("circuit_html")(self);
+           })
       .def(py::pickle([](const Circuit& c) { return to_json(c); },
                       [](const std::string& text) { return circuit_from_json(text, "pickle"); }));
 
-  m.def("compare", [](const Circuit& a, const Circuit& b) { return compare(a, b); }, py::arg("a"),
-        py::arg("b"), "Overlap of two circuits of one model: count, Jaccard, hypergeometric p.");
+  m.def(
+      "compare", [](const Circuit& a, const Circuit& b) { return compare(a, b); }, py::arg("a"),
+      py::arg("b"), "Overlap of two circuits of one model: count, Jaccard, hypergeometric p.");
 }
 
 }  // namespace cna::python

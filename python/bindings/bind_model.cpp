@@ -55,8 +55,10 @@ DiscoverOptions discover_options(double fraction, std::optional<int64_t> k,
   out.k = k;
   for (const auto& [layer, index] : universal) out.universal.push_back({layer, index});
   if (ranking != "mean_difference" && ranking != "effect_size")
-    throw_value_error("discover: expected ranking 'mean_difference' or 'effect_size', got '{}'; choose "
-                      "one", ranking);
+    throw_value_error(
+        "discover: expected ranking 'mean_difference' or 'effect_size', got '{}'; choose "
+        "one",
+        ranking);
   out.rank_by_effect_size = ranking == "effect_size";
   return out;
 }
@@ -96,46 +98,67 @@ void bind_model(py::module_& m) {
                                "Counts how often each neuron is among a prompt's strongest.")
       .def(py::init([](std::pair<int64_t, int64_t> shape, double top_fraction) {
              return UniversalCounter({shape.first, shape.second}, top_fraction);
-           }), py::arg("shape"), py::arg("top_fraction") = 0.001)
-      .def("add", [](UniversalCounter& c, const at::Tensor& activations) {
-             const at::Tensor a = activations.detach().to(at::kCPU, at::kFloat).contiguous();
-             c.add(std::span<const float>(a.data_ptr<float>(), static_cast<size_t>(a.numel())));
-           }, py::arg("activations"), "Takes one prompt, [n_layers, width].")
+           }),
+           py::arg("shape"), py::arg("top_fraction") = 0.001)
+      .def(
+          "add",
+          [](UniversalCounter& c, const at::Tensor& activations) {
+            const at::Tensor a = activations.detach().to(at::kCPU, at::kFloat).contiguous();
+            c.add(std::span<const float>(a.data_ptr<float>(), static_cast<size_t>(a.numel())));
+          },
+          py::arg("activations"), "Takes one prompt, [n_layers, width].")
       .def("merge", &UniversalCounter::merge, py::arg("other"))
       .def_property_readonly("prompts", &UniversalCounter::prompts)
-      .def_property_readonly("counts", [](const UniversalCounter& c) {
-             at::Tensor out = at::empty({c.shape().layers, c.shape().width}, at::kInt);
-             std::copy_n(c.counts().data(), out.numel(), out.data_ptr<int32_t>());
-             return out;
-           }, "int32 [n_layers, width]")
-      .def("universal", [](const UniversalCounter& c, double share) {
-             std::vector<std::pair<int32_t, int32_t>> out;
-             for (const NeuronId id : c.universal(share)) out.emplace_back(id.layer, id.index);
-             return out;
-           }, py::arg("share") = 0.8, "(layer, index) of neurons hit in at least `share` of the prompts.");
+      .def_property_readonly(
+          "counts",
+          [](const UniversalCounter& c) {
+            at::Tensor out = at::empty({c.shape().layers, c.shape().width}, at::kInt);
+            std::copy_n(c.counts().data(), out.numel(), out.data_ptr<int32_t>());
+            return out;
+          },
+          "int32 [n_layers, width]")
+      .def(
+          "universal",
+          [](const UniversalCounter& c, double share) {
+            std::vector<std::pair<int32_t, int32_t>> out;
+            for (const NeuronId id : c.universal(share)) out.emplace_back(id.layer, id.index);
+            return out;
+          },
+          py::arg("share") = 0.8,
+          "(layer, index) of neurons hit in at least `share` of the prompts.");
 
   py::class_<Model> model(m, "Model", "A language model with taps.");
   model
-      .def_static("load", [](const std::filesystem::path& path, const std::string& pattern,
-                             const std::string& device) {
-             py::gil_scoped_release release;
-             return Model::load(path, {pattern, c10::Device(device)});
-           }, py::arg("path"), py::arg("pattern") = "", py::arg("device") = "cpu",
-           "Opens an exported folder, or any traced TorchScript language model.")
-      .def("to", [](Model& self, const std::string& device) {
-             py::gil_scoped_release release;
-             self.to(c10::Device(device));
-           }, py::arg("device"))
-      .def("dry_run", [](Model& self, int64_t rows, int64_t fresh, int64_t past) {
-             py::gil_scoped_release release;
-             return dry_run(self, rows, fresh, past);
-           }, py::arg("rows"), py::arg("fresh"), py::arg("past"),
-           "Shape of the logits of one step of zeros; on 'meta' it finds leftover device constants.")
+      .def_static(
+          "load",
+          [](const std::filesystem::path& path, const std::string& pattern,
+             const std::string& device) {
+            py::gil_scoped_release release;
+            return Model::load(path, {pattern, c10::Device(device)});
+          },
+          py::arg("path"), py::arg("pattern") = "", py::arg("device") = "cpu",
+          "Opens an exported folder, or any traced TorchScript language model.")
+      .def(
+          "to",
+          [](Model& self, const std::string& device) {
+            py::gil_scoped_release release;
+            self.to(c10::Device(device));
+          },
+          py::arg("device"))
+      .def(
+          "dry_run",
+          [](Model& self, int64_t rows, int64_t fresh, int64_t past) {
+            py::gil_scoped_release release;
+            return dry_run(self, rows, fresh, past);
+          },
+          py::arg("rows"), py::arg("fresh"), py::arg("past"),
+          "Shape of the logits of one step of zeros; on 'meta' it finds leftover device constants.")
       .def_property_readonly("id", [](const Model& s) { return s.info().id; })
       .def_property_readonly("weights_hash", [](const Model& s) { return s.info().weights_hash; })
-      .def_property_readonly("shape", [](const Model& s) {
-             return std::pair(s.info().shape.layers, s.info().shape.width);
-           }, "(n_layers, width)")
+      .def_property_readonly(
+          "shape",
+          [](const Model& s) { return std::pair(s.info().shape.layers, s.info().shape.width); },
+          "(n_layers, width)")
       .def_property_readonly("hidden", [](const Model& s) { return s.info().hidden; })
       .def_property_readonly("vocab", [](const Model& s) { return s.info().vocab; })
       .def_property_readonly("max_positions", [](const Model& s) { return s.info().max_positions; })
@@ -144,119 +167,161 @@ void bind_model(py::module_& m) {
       .def_property_readonly("eos_ids", [](const Model& s) { return s.info().eos_ids; })
       .def_property_readonly("neuron_sites", [](const Model& s) { return s.info().neuron_sites; })
       .def_property_readonly("has_cache", [](const Model& s) { return s.info().has_cache(); })
-      .def_property_readonly("has_residual_sites", [](const Model& s) { return s.info().residual_sites; });
+      .def_property_readonly("has_residual_sites",
+                             [](const Model& s) { return s.info().residual_sites; });
 
-  std::apply([&](const auto&... run) {
-    model.def("record", [](Model& self, const Prompts& prompts, const std::string& site,
-                           const Intervention& intervention, std::vector<int64_t> arms, int64_t rows,
-                           int64_t tokens, bool share, const py::object& progress) {
-          const auto options = run_options(intervention, std::move(arms), rows, tokens, share, progress);
-          py::gil_scoped_release release;
-          return record_all(self, prompts, site_from(site), options);
-        }, py::arg("prompts"), py::arg("site"), run...,
-        "Last-token activations, float32 [n_prompts, n_layers, features].");
-    model.def("record_stream", [](Model& self, const Prompts& prompts, const std::string& site,
-                                  const py::object& sink, const Intervention& intervention,
-                                  std::vector<int64_t> arms, int64_t rows, int64_t tokens, bool share,
-                                  const py::object& progress) {
-          const auto options = run_options(intervention, std::move(arms), rows, tokens, share, progress);
-          py::gil_scoped_release release;
-          record(self, prompts, site_from(site), options,
-                 [&](std::span<const int64_t> which, const at::Tensor& activations) {
-                   py::gil_scoped_acquire gil;
-                   sink(std::vector<int64_t>(which.begin(), which.end()), activations);
-                 });
-        }, py::arg("prompts"), py::arg("site"), py::arg("sink"), run...,
-        "Calls sink(rows, activations [rows, n_layers, features]) batch by batch.");
-    model.def("logits", [](Model& self, const Prompts& prompts, const Intervention& intervention,
-                           std::vector<int64_t> arms, int64_t rows, int64_t tokens, bool share,
-                           const py::object& progress) {
-          const auto options = run_options(intervention, std::move(arms), rows, tokens, share, progress);
-          py::gil_scoped_release release;
-          return last_logits(self, prompts, options);
-        }, py::arg("prompts"), run..., "Logits behind each prompt, float32 [n_prompts, vocab].");
-    model.def("generate", [](Model& self, const Prompts& prompts, int64_t max_new_tokens,
-                             double temperature, int64_t top_k, double top_p, uint64_t seed,
-                             std::vector<int64_t> eos_ids, bool ignore_eos,
-                             const Intervention& intervention, std::vector<int64_t> arms, int64_t rows,
-                             int64_t tokens, bool share, const py::object& progress) {
-          const auto options = run_options(intervention, std::move(arms), rows, tokens, share, progress);
-          const GenerateOptions generation{max_new_tokens, temperature, top_k, top_p, seed,
-                                           std::move(eos_ids), ignore_eos};
-          py::gil_scoped_release release;
-          return generate(self, prompts, generation, options);
-        }, py::arg("prompts"), py::arg("max_new_tokens") = 64, py::arg("temperature") = 0.0,
-        py::arg("top_k") = 0, py::arg("top_p") = 1.0, py::arg("seed") = 0,
-        py::arg("eos_ids") = std::vector<int64_t>(), py::arg("ignore_eos") = false, run...,
-        "Answers as token ids, without prompt and end token.");
-    model.def("log_likelihood", [](Model& self, const Prompts& prompts, const Prompts& continuations,
-                                   const Intervention& intervention, std::vector<int64_t> arms,
-                                   int64_t rows, int64_t tokens, bool share,
-                                   const py::object& progress) {
-          const auto options = run_options(intervention, std::move(arms), rows, tokens, share, progress);
-          py::gil_scoped_release release;
-          return log_likelihood(self, prompts, continuations, options);
-        }, py::arg("prompts"), py::arg("continuations"), run...,
-        "Sum of log probabilities of each continuation, nats, float64 [n].");
-    model.def("divergence", [](Model& self, const Prompts& prompts, const Prompts& continuations,
-                               const Intervention& intervention, std::vector<int64_t> arms,
-                               int64_t rows, int64_t tokens, bool share, const py::object& progress) {
-          const auto options = run_options(intervention, std::move(arms), rows, tokens, share, progress);
-          py::gil_scoped_release release;
-          Divergence out = divergence(self, prompts, continuations, options);
-          return std::pair(out.kl, out.log_likelihood);
-        }, py::arg("prompts"), py::arg("continuations"), run...,
-        "(KL from arm 0, log likelihood), each float64 [arms, n].");
-    model.def("contrast", [](Model& self, const Prompts& positive, const Prompts& negative,
-                             const Intervention& intervention, std::vector<int64_t> arms, int64_t rows,
-                             int64_t tokens, bool share, const py::object& progress) {
-          const auto options = run_options(intervention, std::move(arms), rows, tokens, share, progress);
-          Contrast both;
-          {
-            py::gil_scoped_release release;
-            both = contrast(self, positive, negative, options);
-          }
-          return std::pair(moments_dict(both.positive), moments_dict(both.negative));
-        }, py::arg("positive"), py::arg("negative"), run...,
-        "Moments of both sets: dicts of count, mean and m2, float64 [n_layers, width].");
-    model.def("count_universal", [](Model& self, const Prompts& prompts, double top_fraction,
-                                    const Intervention& intervention, std::vector<int64_t> arms,
-                                    int64_t rows, int64_t tokens, bool share,
-                                    const py::object& progress) {
-          const auto options = run_options(intervention, std::move(arms), rows, tokens, share, progress);
-          py::gil_scoped_release release;
-          return count_universal(self, prompts, top_fraction, options);
-        }, py::arg("prompts"), py::arg("top_fraction") = 0.001, run...);
-    model.def("discover", [](Model& self, const Prompts& positive, const Prompts& negative,
-                             double fraction, std::optional<int64_t> k,
-                             const std::vector<std::pair<int32_t, int32_t>>& universal,
-                             const std::string& ranking, const Intervention& intervention,
-                             std::vector<int64_t> arms, int64_t rows, int64_t tokens, bool share,
-                             const py::object& progress) {
-          const auto options = run_options(intervention, std::move(arms), rows, tokens, share, progress);
-          const auto discovery = discover_options(fraction, k, universal, ranking);
-          py::gil_scoped_release release;
-          return discover(self, positive, negative, discovery, options);
-        }, py::arg("positive"), py::arg("negative"), py::arg("fraction") = 0.001,
-        py::arg("k") = py::none(), py::arg("universal") = std::vector<std::pair<int32_t, int32_t>>(),
-        py::arg("ranking") = "mean_difference", run...);
-  }, run_arguments());
+  std::apply(
+      [&](const auto&... run) {
+        model.def(
+            "record",
+            [](Model& self, const Prompts& prompts, const std::string& site,
+               const Intervention& intervention, std::vector<int64_t> arms, int64_t rows,
+               int64_t tokens, bool share, const py::object& progress) {
+              const auto options =
+                  run_options(intervention, std::move(arms), rows, tokens, share, progress);
+              py::gil_scoped_release release;
+              return record_all(self, prompts, site_from(site), options);
+            },
+            py::arg("prompts"), py::arg("site"), run...,
+            "Last-token activations, float32 [n_prompts, n_layers, features].");
+        model.def(
+            "record_stream",
+            [](Model& self, const Prompts& prompts, const std::string& site, const py::object& sink,
+               const Intervention& intervention, std::vector<int64_t> arms, int64_t rows,
+               int64_t tokens, bool share, const py::object& progress) {
+              const auto options =
+                  run_options(intervention, std::move(arms), rows, tokens, share, progress);
+              py::gil_scoped_release release;
+              record(self, prompts, site_from(site), options,
+                     [&](std::span<const int64_t> which, const at::Tensor& activations) {
+                       py::gil_scoped_acquire gil;
+                       sink(std::vector<int64_t>(which.begin(), which.end()), activations);
+                     });
+            },
+            py::arg("prompts"), py::arg("site"), py::arg("sink"), run...,
+            "Calls sink(rows, activations [rows, n_layers, features]) batch by batch.");
+        model.def(
+            "logits",
+            [](Model& self, const Prompts& prompts, const Intervention& intervention,
+               std::vector<int64_t> arms, int64_t rows, int64_t tokens, bool share,
+               const py::object& progress) {
+              const auto options =
+                  run_options(intervention, std::move(arms), rows, tokens, share, progress);
+              py::gil_scoped_release release;
+              return last_logits(self, prompts, options);
+            },
+            py::arg("prompts"), run..., "Logits behind each prompt, float32 [n_prompts, vocab].");
+        model.def(
+            "generate",
+            [](Model& self, const Prompts& prompts, int64_t max_new_tokens, double temperature,
+               int64_t top_k, double top_p, uint64_t seed, std::vector<int64_t> eos_ids,
+               bool ignore_eos, const Intervention& intervention, std::vector<int64_t> arms,
+               int64_t rows, int64_t tokens, bool share, const py::object& progress) {
+              const auto options =
+                  run_options(intervention, std::move(arms), rows, tokens, share, progress);
+              const GenerateOptions generation{max_new_tokens, temperature,        top_k,     top_p,
+                                               seed,           std::move(eos_ids), ignore_eos};
+              py::gil_scoped_release release;
+              return generate(self, prompts, generation, options);
+            },
+            py::arg("prompts"), py::arg("max_new_tokens") = 64, py::arg("temperature") = 0.0,
+            py::arg("top_k") = 0, py::arg("top_p") = 1.0, py::arg("seed") = 0,
+            py::arg("eos_ids") = std::vector<int64_t>(), py::arg("ignore_eos") = false, run...,
+            "Answers as token ids, without prompt and end token.");
+        model.def(
+            "log_likelihood",
+            [](Model& self, const Prompts& prompts, const Prompts& continuations,
+               const Intervention& intervention, std::vector<int64_t> arms, int64_t rows,
+               int64_t tokens, bool share, const py::object& progress) {
+              const auto options =
+                  run_options(intervention, std::move(arms), rows, tokens, share, progress);
+              py::gil_scoped_release release;
+              return log_likelihood(self, prompts, continuations, options);
+            },
+            py::arg("prompts"), py::arg("continuations"), run...,
+            "Sum of log probabilities of each continuation, nats, float64 [n].");
+        model.def(
+            "divergence",
+            [](Model& self, const Prompts& prompts, const Prompts& continuations,
+               const Intervention& intervention, std::vector<int64_t> arms, int64_t rows,
+               int64_t tokens, bool share, const py::object& progress) {
+              const auto options =
+                  run_options(intervention, std::move(arms), rows, tokens, share, progress);
+              py::gil_scoped_release release;
+              Divergence out = divergence(self, prompts, continuations, options);
+              return std::pair(out.kl, out.log_likelihood);
+            },
+            py::arg("prompts"), py::arg("continuations"), run...,
+            "(KL from arm 0, log likelihood), each float64 [arms, n].");
+        model.def(
+            "contrast",
+            [](Model& self, const Prompts& positive, const Prompts& negative,
+               const Intervention& intervention, std::vector<int64_t> arms, int64_t rows,
+               int64_t tokens, bool share, const py::object& progress) {
+              const auto options =
+                  run_options(intervention, std::move(arms), rows, tokens, share, progress);
+              Contrast both;
+              {
+                py::gil_scoped_release release;
+                both = contrast(self, positive, negative, options);
+              }
+              return std::pair(moments_dict(both.positive), moments_dict(both.negative));
+            },
+            py::arg("positive"), py::arg("negative"), run...,
+            "Moments of both sets: dicts of count, mean and m2, float64 [n_layers, width].");
+        model.def(
+            "count_universal",
+            [](Model& self, const Prompts& prompts, double top_fraction,
+               const Intervention& intervention, std::vector<int64_t> arms, int64_t rows,
+               int64_t tokens, bool share, const py::object& progress) {
+              const auto options =
+                  run_options(intervention, std::move(arms), rows, tokens, share, progress);
+              py::gil_scoped_release release;
+              return count_universal(self, prompts, top_fraction, options);
+            },
+            py::arg("prompts"), py::arg("top_fraction") = 0.001, run...);
+        model.def(
+            "discover",
+            [](Model& self, const Prompts& positive, const Prompts& negative, double fraction,
+               std::optional<int64_t> k, const std::vector<std::pair<int32_t, int32_t>>& universal,
+               const std::string& ranking, const Intervention& intervention,
+               std::vector<int64_t> arms, int64_t rows, int64_t tokens, bool share,
+               const py::object& progress) {
+              const auto options =
+                  run_options(intervention, std::move(arms), rows, tokens, share, progress);
+              const auto discovery = discover_options(fraction, k, universal, ranking);
+              py::gil_scoped_release release;
+              return discover(self, positive, negative, discovery, options);
+            },
+            py::arg("positive"), py::arg("negative"), py::arg("fraction") = 0.001,
+            py::arg("k") = py::none(),
+            py::arg("universal") = std::vector<std::pair<int32_t, int32_t>>(),
+            py::arg("ranking") = "mean_difference", run...);
+      },
+      run_arguments());
 
-  model.def("select", [](const Model& self, const py::dict& positive, const py::dict& negative,
-                         double fraction, std::optional<int64_t> k,
-                         const std::vector<std::pair<int32_t, int32_t>>& universal,
-                         const std::string& ranking) {
+  model.def(
+      "select",
+      [](const Model& self, const py::dict& positive, const py::dict& negative, double fraction,
+         std::optional<int64_t> k, const std::vector<std::pair<int32_t, int32_t>>& universal,
+         const std::string& ranking) {
         return select_circuit(self.info(), {moments_from(positive), moments_from(negative)},
                               discover_options(fraction, k, universal, ranking));
-      }, py::arg("positive"), py::arg("negative"), py::arg("fraction") = 0.001,
+      },
+      py::arg("positive"), py::arg("negative"), py::arg("fraction") = 0.001,
       py::arg("k") = py::none(), py::arg("universal") = std::vector<std::pair<int32_t, int32_t>>(),
       py::arg("ranking") = "mean_difference", "The circuit of two sets' moments.");
-  m.def("merge_moments", [](const py::dict& a, const py::dict& b) {
+  m.def(
+      "merge_moments",
+      [](const py::dict& a, const py::dict& b) {
         Moments<Grid> out = moments_from(a);
         out.merge(moments_from(b));
         return moments_dict(out);
-      }, py::arg("a"), py::arg("b"), "Moments of both streams together, exact (Chan et al. 1983).");
-  m.def("inspect_archive", [](const std::filesystem::path& path, const std::string& pattern) {
+      },
+      py::arg("a"), py::arg("b"), "Moments of both streams together, exact (Chan et al. 1983).");
+  m.def(
+      "inspect_archive",
+      [](const std::filesystem::path& path, const std::string& pattern) {
         ModelInfo info;
         {
           py::gil_scoped_release release;
@@ -269,9 +334,11 @@ void bind_model(py::module_& m) {
         out["neuron_sites"] = info.neuron_sites;
         out["residual_sites"] = info.residual_sites;
         return out;
-      }, py::arg("path"), py::arg("pattern") = "", "What grafting finds in a TorchScript file.");
-  m.def("common_prefix", [](const Prompts& prompts) { return common_prefix(prompts); },
-        py::arg("prompts"), "Tokens shared by all prompts, leaving each one of its own.");
+      },
+      py::arg("path"), py::arg("pattern") = "", "What grafting finds in a TorchScript file.");
+  m.def(
+      "common_prefix", [](const Prompts& prompts) { return common_prefix(prompts); },
+      py::arg("prompts"), "Tokens shared by all prompts, leaving each one of its own.");
   m.def("unpad", &unpad, py::arg("input_ids"), py::arg("attention_mask"),
         "Rows without padding, whichever side it is on.");
 }

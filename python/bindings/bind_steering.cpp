@@ -7,39 +7,56 @@ namespace cna::python {
 Site site_from(const std::string& name) {
   for (const Site site : {Site::neuron, Site::mlp_output, Site::residual})
     if (name == site_name(site)) return site;
-  throw_value_error("site: expected 'neuron', 'mlp_output' or 'residual', got '{}'; choose one", name);
+  throw_value_error("site: expected 'neuron', 'mlp_output' or 'residual', got '{}'; choose one",
+                    name);
 }
 
 void bind_steering(py::module_& m) {
   py::class_<Intervention>(m, "Intervention",
                            "Affine edits a <- scale * a + shift, for one or several arms.")
       .def(py::init<int64_t>(), py::arg("arms") = 1)
-      .def_static("scale", [](const Circuit& c, const std::vector<double>& multipliers) {
-             return Intervention::scale(c, multipliers);
-           }, py::arg("circuit"), py::arg("multipliers"),
-           "a <- m * a at the circuit's neurons, one arm per multiplier.")
+      .def_static(
+          "scale",
+          [](const Circuit& c, const std::vector<double>& multipliers) {
+            return Intervention::scale(c, multipliers);
+          },
+          py::arg("circuit"), py::arg("multipliers"),
+          "a <- m * a at the circuit's neurons, one arm per multiplier.")
       .def_static("ablate", &Intervention::ablate, py::arg("circuit"), "a <- 0.")
-      .def_static("set", [](const Circuit& c, const std::vector<double>& values) {
-             return Intervention::set(c, values);
-           }, py::arg("circuit"), py::arg("values"), "a <- value, one per neuron in circuit order.")
-      .def_static("mean_ablate", [](const Circuit& c, const at::Tensor& means) {
-             const at::Tensor t = means.detach().to(at::kCPU, at::kDouble).contiguous();
-             if (t.dim() != 2)
-               throw_value_error("mean_ablate: expected means [n_layers, width], got {} dimensions; "
-                                 "average recordings over prompts", t.dim());
-             return Intervention::mean_ablate(
-                 c, Eigen::Map<const Grid>(t.data_ptr<double>(), t.size(0), t.size(1)));
-           }, py::arg("circuit"), py::arg("means"), "a <- the neuron's mean, means [n_layers, width].")
-      .def_static("add", [](const std::string& site, int64_t layer, const at::Tensor& vector,
-                            const std::vector<double>& coefficients) {
-             return Intervention::add(site_from(site), layer, vector, coefficients);
-           }, py::arg("site"), py::arg("layer"), py::arg("vector"), py::arg("coefficients"),
-           "x <- x + c * vector at a site of one layer, one arm per coefficient.")
+      .def_static(
+          "set",
+          [](const Circuit& c, const std::vector<double>& values) {
+            return Intervention::set(c, values);
+          },
+          py::arg("circuit"), py::arg("values"), "a <- value, one per neuron in circuit order.")
+      .def_static(
+          "mean_ablate",
+          [](const Circuit& c, const at::Tensor& means) {
+            const at::Tensor t = means.detach().to(at::kCPU, at::kDouble).contiguous();
+            if (t.dim() != 2)
+              throw_value_error(
+                  "mean_ablate: expected means [n_layers, width], got {} dimensions; "
+                  "average recordings over prompts",
+                  t.dim());
+            return Intervention::mean_ablate(
+                c, Eigen::Map<const Grid>(t.data_ptr<double>(), t.size(0), t.size(1)));
+          },
+          py::arg("circuit"), py::arg("means"), "a <- the neuron's mean, means [n_layers, width].")
+      .def_static(
+          "add",
+          [](const std::string& site, int64_t layer, const at::Tensor& vector,
+             const std::vector<double>& coefficients) {
+            return Intervention::add(site_from(site), layer, vector, coefficients);
+          },
+          py::arg("site"), py::arg("layer"), py::arg("vector"), py::arg("coefficients"),
+          "x <- x + c * vector at a site of one layer, one arm per coefficient.")
       .def("then", &Intervention::then, py::arg("next"), "First this, then next.")
-      .def_static("concat", &Intervention::concat, py::arg("parts"), "All arms, one after the other.")
-      .def("select", [](const Intervention& i, const std::vector<int64_t>& arms) {
-             return i.select(arms);
-           }, py::arg("arms"), "The chosen arms, in that order.")
+      .def_static("concat", &Intervention::concat, py::arg("parts"),
+                  "All arms, one after the other.")
+      .def(
+          "select",
+          [](const Intervention& i, const std::vector<int64_t>& arms) { return i.select(arms); },
+          py::arg("arms"), "The chosen arms, in that order.")
       .def_property_readonly("arms", &Intervention::arms)
       .def_property_readonly("is_identity", &Intervention::is_identity);
 }

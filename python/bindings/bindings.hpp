@@ -1,9 +1,9 @@
 /// What the files of the Python module share: one function per bound group.
 #pragma once
 
-#include <torch/csrc/utils/pybind.h>
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include <string>
 

@@ -1,8 +1,7 @@
 // The table of contents of cna._core.
-#include "bindings.hpp"
-
 #include <torch/csrc/api/include/torch/version.h>
 
+#include "bindings.hpp"
 #include "cna/version.hpp"
 
 PYBIND11_MODULE(_core, m) {
@@ -14,7 +13,8 @@ PYBIND11_MODULE(_core, m) {
       const std::string text = error.what_without_backtrace();
       const std::string line = text.substr(0, text.find('\n'));
       PyErr_SetString(PyExc_RuntimeError, ("cna: expected torch to run, got: " + line +
-                                           "; check shapes, device and memory").c_str());
+                                           "; check shapes, device and memory")
+                                              .c_str());
     }
   });
   m.attr("version") = std::to_string(CNA_VERSION_MAJOR) + "." + std::to_string(CNA_VERSION_MINOR) +

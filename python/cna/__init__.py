@@ -20,8 +20,9 @@ if torch.__version__.split(".")[:2] != _built_against.split(".")[:2]:
         "pip install --no-build-isolation --force-reinstall --no-deps cna"
     )
 
-from . import _core, judges, prompts, tasks
+from . import _core, analysis, judges, prompts, tasks
 from ._core import Circuit, Intervention, Neuron, Overlap, compare
+from .convert import Conversion, convert
 from .discovery import UniversalNeurons, discover, record, universal_neurons
 from .export import export
 from .model import Model, load
@@ -32,6 +33,7 @@ __version__: str = _core.version
 
 __all__ = [
     "Circuit",
+    "Conversion",
     "Intervention",
     "Model",
     "Neuron",
@@ -39,9 +41,11 @@ __all__ = [
     "SteeringVector",
     "SweepResult",
     "UniversalNeurons",
+    "analysis",
     "caa",
     "caa_mlp",
     "compare",
+    "convert",
     "discover",
     "export",
     "judges",

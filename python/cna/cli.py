@@ -17,7 +17,10 @@ Command = Callable[[argparse.Namespace], int]
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", "-m", default="smollm2", help="smollm2, a Hugging Face id or folder, or an export"
+        "--model",
+        "-m",
+        default="smollm2",
+        help="smollm2, a Hugging Face id or folder, or an export",
     )
     parser.add_argument("--dtype", default=None, help="float32 (default), bfloat16 or float16")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
@@ -82,8 +85,15 @@ def _discover(args: argparse.Namespace) -> int:
     if args.universal not in ("default", "none"):
         universal = universal_neurons(model, read_prompts(args.universal), chat=chat)
     circuit = discover(
-        model, positive, negative, fraction=args.fraction, k=args.k, universal=universal, chat=chat,
-        ranking=args.ranking, batch_size=args.batch_size,
+        model,
+        positive,
+        negative,
+        fraction=args.fraction,
+        k=args.k,
+        universal=universal,
+        chat=chat,
+        ranking=args.ranking,
+        batch_size=args.batch_size,
     )
     circuit.save(out)
     print(circuit)
@@ -102,8 +112,12 @@ def _generate(args: argparse.Namespace) -> int:
     circuit = Circuit.load(args.circuit) if args.circuit else None
     model = _load(args)
     options = {
-        "max_new_tokens": args.max_new_tokens, "temperature": args.temperature, "seed": args.seed,
-        "top_p": args.top_p, "chat": _chat(args), "batch_size": args.batch_size,
+        "max_new_tokens": args.max_new_tokens,
+        "temperature": args.temperature,
+        "seed": args.seed,
+        "top_p": args.top_p,
+        "chat": _chat(args),
+        "batch_size": args.batch_size,
     }
     if circuit is None:
         answers = model.generate(prompts, **options)
@@ -137,11 +151,18 @@ def _sweep(args: argparse.Namespace) -> int:
     if circuit is None:
         circuit = discover(model, task.positive, task.negative, chat=task.chat)
     result = sweep(
-        model, circuit, task, args.multipliers,
+        model,
+        circuit,
+        task,
+        args.multipliers,
         [b for b in args.baselines.split(",") if b],
-        caa_coefficients=args.coefficients, max_new_tokens=args.max_new_tokens,
-        batch_size=args.batch_size, max_prompts=args.max_prompts, quiz=quiz,
-        quiz_questions=args.quiz_questions, out=args.out,
+        caa_coefficients=args.coefficients,
+        max_new_tokens=args.max_new_tokens,
+        batch_size=args.batch_size,
+        max_prompts=args.max_prompts,
+        quiz=quiz,
+        quiz_questions=args.quiz_questions,
+        out=args.out,
     )
     columns = ["method", "layer", "strength", "rate", "rate_low", "rate_high", "benign_rate"]
     columns += ["quality", "kl", "perplexity", "accuracy", "p_value"]
@@ -156,8 +177,12 @@ def _compare(args: argparse.Namespace) -> int:
 
     a, b = Circuit.load(args.a), Circuit.load(args.b)
     overlap = compare(a, b)
-    print(f"{args.a}: {len(a)} neurons, {100 * a.share_in_last_layers(3):.1f} % in the last 3 layers")
-    print(f"{args.b}: {len(b)} neurons, {100 * b.share_in_last_layers(3):.1f} % in the last 3 layers")
+    print(
+        f"{args.a}: {len(a)} neurons, {100 * a.share_in_last_layers(3):.1f} % in the last 3 layers"
+    )
+    print(
+        f"{args.b}: {len(b)} neurons, {100 * b.share_in_last_layers(3):.1f} % in the last 3 layers"
+    )
     print(
         f"shared {overlap.shared}, Jaccard {overlap.jaccard:.4f}, "
         f"hypergeometric log10 p {overlap.log10_p_value:.2f}"

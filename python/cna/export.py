@@ -72,8 +72,24 @@ def _quiet_tracing() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)  # properties that tracing reads
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         yield
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' bars and notes; errors still show."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -110,7 +126,12 @@ def _make_buffer_cache(buffers: tuple[Tensor, ...]) -> Any:
             return 0
 
         def update(
-            self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+            self,
+            key_states: Tensor,
+            value_states: Tensor,
+            layer_idx: int,
+            *args: Any,
+            **kwargs: Any,
         ) -> tuple[Tensor, Tensor]:
             keys, values = buffers[2 * layer_idx], buffers[2 * layer_idx + 1]
             start = keys.shape[2] - key_states.shape[2]
@@ -360,9 +381,10 @@ def export(
     was_training = hf_model.training
     hf_model.eval()
     try:
-        shapes = cache_shapes(hf_model)
-        with traceable_attention(hf_model):
-            traced = _trace(hf_model, shapes)
+        with quiet_transformers():
+            shapes = cache_shapes(hf_model)
+            with traceable_attention(hf_model):
+                traced = _trace(hf_model, shapes)
     finally:
         hf_model.train(was_training)
     config = hf_model.config

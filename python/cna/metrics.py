@@ -51,7 +51,11 @@ def fixed_text(
     tokens = sum(len(p) - 1 for p in ids)
     first, rest = [p[:1] for p in ids], [p[1:] for p in ids]
     _, likelihood = model.core.divergence(
-        first, rest, intervention=intervention, batch_rows=batch_size, share_prefix=False,
+        first,
+        rest,
+        intervention=intervention,
+        batch_rows=batch_size,
+        share_prefix=False,
         progress=update,
     )
     total = likelihood.sum(1)
@@ -131,7 +135,10 @@ def summarise(
         mine = groups.get((arm.key, "evaluation"), empty).sort_values("index")
         benign = groups.get((arm.key, "benign"), empty)
         row: dict[str, Any] = {
-            "method": arm.method, "layer": arm.layer, "strength": arm.strength, "alpha": arm.alpha,
+            "method": arm.method,
+            "layer": arm.layer,
+            "strength": arm.strength,
+            "alpha": arm.alpha,
         }
         for prefix, frame in (("", mine), ("benign_", benign)):
             n, hits = len(frame), int(frame.hit.sum())

@@ -97,7 +97,7 @@ class Model:
             raise ValueError(
                 "tokenize: expected a list of prompts, got one string; put it in a list: [prompt]"
             )
-        prompts = list(prompts)
+        prompts = list(prompts)  # type: ignore[assignment]
         if not prompts:
             raise ValueError(
                 "tokenize: expected at least one prompt, got an empty list; pass prompts"
@@ -442,38 +442,33 @@ def load_hf(name: str, dtype: torch.dtype | str | None = None) -> tuple[Any, Any
         RuntimeError: nothing of that name is installed, cached or reachable.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    from .export import quiet_transformers
+
     try:
-        if name == "smollm2":
-            folder, file = smollm2_source()
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-            with contextlib.redirect_stderr(io.StringIO()):  # its bars cannot be turned off
-                model = AutoModelForCausalLM.from_pretrained(
-                    folder, gguf_file=file, dtype=_dtype(dtype)
-                )
-            # Its weights are plain tensors now; saving must not ask for a quantiser.
-            model.config.quantization_config = None
-            del model.config.quantization_config
-            model.is_quantized = False
-            model.hf_quantizer = None
-            model.config.name_or_path = "SmolLM2-135M-Instruct"
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(dtype))
+        with quiet_transformers():
+            if name == "smollm2":
+                folder, file = smollm2_source()
+                tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+                with contextlib.redirect_stderr(io.StringIO()):  # its bars cannot be turned off
+                    model = AutoModelForCausalLM.from_pretrained(
+                        folder, gguf_file=file, dtype=_dtype(dtype)
+                    )
+                # Its weights are plain tensors now; saving must not ask for a quantiser.
+                model.config.quantization_config = None
+                del model.config.quantization_config
+                model.is_quantized = False  # type: ignore[assignment]
+                model.hf_quantizer = None  # type: ignore[assignment]
+                model.config.name_or_path = "SmolLM2-135M-Instruct"
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(name)
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(dtype))
     except (OSError, ValueError, ImportError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "unknown")
         raise RuntimeError(
             f"load: expected a Hugging Face model '{name}', got: {reason}; check the name, the "
             "network, or pass 'smollm2'"
         ) from None
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
     return model.eval(), tokenizer
 
 

@@ -313,22 +313,21 @@ def dose_response(table: pd.DataFrame) -> Figure:
 def quality_against_effect(table: pd.DataFrame) -> Figure:
     """Text quality against the fall of the behaviour rate, CNA and CAA on one figure.
 
-    Upper right is better: the behaviour gone, the text whole. Grey bars are 95 % intervals of the
-    quality; labels are strengths (m for neurons, c for added vectors).
+    Upper right is better: the behaviour gone, the text whole. Thin bars are 95 % intervals of the
+    quality; labels are strengths: m for neurons, c for the added vectors that no other setting of
+    the method beats in both effect and quality.
     Raises ValueError for a table without rate and quality, or without an unsteered row.
     """
     table = _with_reduction(
         _checked(table, ("rate", "quality"), "quality_against_effect"), "quality_against_effect"
     )
     fig, ax = _figure(7.2, 4.6)
-    texts: list[tuple[float, float, str, str]] = []
     for line in _lines(table):
         x = line.rows["reduction"].to_numpy(dtype=np.float64)
         y = line.rows["quality"].to_numpy(dtype=np.float64)
         low, high = _bounds(line.rows, "quality_low", "quality_high", y, scale=1.0)
         ax.vlines(x, low, high, color=line.colour, alpha=0.3, linewidth=1.4, zorder=2)
         ax.plot(x, y, label=line.label, **line.look)
-        texts += _strength_texts(line, x, y)
     base = table.attrs["baseline"]
     ax.axvline(0, color=_FAINT, linewidth=1, linestyle=":", zorder=1)
     ax.set_xlabel(f"fall of the behaviour rate from {100 * base:.0f} % [percentage points]")
@@ -336,7 +335,7 @@ def quality_against_effect(table: pd.DataFrame) -> Figure:
     ax.margins(0.08)
     _style(ax, "Quality against effect", grid="both")
     _legend(ax, below=True)
-    _place(fig, ax, texts)
+    _place(fig, ax, _strength_texts(table))
     return fig
 
 
@@ -375,7 +374,7 @@ def matched_kl(table: pd.DataFrame) -> Figure:
             markeredgewidth=0.6,
             label=_name(str(method)),
         )
-        lead = [i for i in range(len(y)) if y[i] >= best[i] and (i == 0 or y[i] > best[i - 1])]
+        lead = [i for i in range(len(y)) if y[i] > 0 and (i == 0 or y[i] > best[i - 1])]
         for i in lead if method != "random" else []:
             texts.append((x[i], y[i], _setting(rows.iloc[i]), colour))
     ax.set_xscale("log")
@@ -424,7 +423,10 @@ def _lines(table: pd.DataFrame) -> Iterator[_Line]:
         found = sorted(int(x) for x in layers.dropna().unique())
         for i, layer in enumerate(found):
             place = i / (len(found) - 1) if len(found) > 1 else 0.0
-            yield _Line(str(method), layer, rows[(layers == layer).fillna(False)], place)
+            line = _Line(str(method), layer, rows[(layers == layer).fillna(False)], place)
+            if len(found) > 6 and 0 < i < len(found) - 1:
+                line.label = "_"  # shades between the first and the last layer explain themselves
+            yield line
         rest = rows[layers.isna()]
         if len(rest):
             yield _Line(str(method), None, rest, 0.0)
@@ -504,16 +506,17 @@ def _setting(row: pd.Series) -> str:
     return f"c = {strength}" + ("" if layer is None or pd.isna(layer) else f", layer {layer:.0f}")
 
 
-def _strength_texts(line: _Line, x: Any, y: Any) -> list[tuple[float, float, str, str]]:
-    sign = "c" if _is_added(line.method) else "m"
+def _strength_texts(table: pd.DataFrame) -> list[tuple[float, float, str, str]]:
+    """Labels of steered points; of added vectors, only those that no other setting beats."""
     out = []
-    if line.method == "random":
-        return []
-    for i, strength in enumerate(line.rows["strength"]):
-        if strength == (0.0 if _is_added(line.method) else 1.0):
-            continue
-        text = f"{sign} = {strength:g}".replace("-", "−")
-        out.append((float(x[i]), float(y[i]), text, _colour(line.method)))
+    for method, rows in table.groupby("method", sort=False):
+        added = _is_added(method)
+        rows = rows[rows["strength"] != (0.0 if added else 1.0)]
+        x, y = (rows[c].to_numpy(dtype=np.float64) for c in ("reduction", "quality"))
+        for i in range(len(rows) if method != "random" else 0):
+            beaten = (x >= x[i]) & (y >= y[i]) & ((x > x[i]) | (y > y[i]))
+            if not (added and (beaten.any() or x[i] <= 0)):
+                out.append((float(x[i]), float(y[i]), _setting(rows.iloc[i]), _colour(str(method))))
     return out
 
 

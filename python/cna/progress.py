@@ -9,7 +9,9 @@ from tqdm.auto import tqdm
 
 
 @contextlib.contextmanager
-def bar(title: str, show: bool, unit: str = "prompt") -> Iterator[Callable[[int, int], None] | None]:
+def bar(
+    title: str, show: bool, unit: str = "prompt"
+) -> Iterator[Callable[[int, int], None] | None]:
     """A callback (done, total) that draws a bar after two seconds, or None if not wanted."""
     if not show:
         yield None

@@ -447,12 +447,8 @@ def _methods(table: pd.DataFrame | None) -> str:
         return ""
     columns = [c for c in _COLUMNS if c in table and table[c].notna().any()]
     layers = "layer" in table and table["layer"].notna().any()
-    header = [
-        "method",
-        *(["layer"] if layers else []),
-        "strength",
-        *(_COLUMNS[c][0] for c in columns),
-    ]
+    header = ["method", *(["layer"] if layers else []), "strength"]
+    header += [str(_COLUMNS[c][0]) for c in columns]
     rows: list[list[str]] = []
     marks: list[str] = []
     plain = _is_unsteered(table)
@@ -572,10 +568,11 @@ def _limits(
     if table is None and circuit is None and answers is None:
         return ""
     lines = [
-        "One model, one set of prompts and greedy decoding: other models, wordings or sampling "
+        "One model, one set of prompts and one way of decoding: other models, wordings or sampling "
         "may behave otherwise.",
-        "The rate comes from a text rule, not from people. It counts phrases; an answer may refuse "
-        "without them, or hold them and comply. An answer without the behaviour need not be right.",
+        "The rate comes from an automatic judge, not from people: it can miss the behaviour in "
+        "unusual words and see it where it is not. An answer without the behaviour need not be "
+        "right.",
         "Quality counts repeated word 4-grams only. A fluent but wrong or off-topic answer scores "
         "high.",
         "The intervals are for each row by itself and cover the choice of evaluation prompts, not "
@@ -691,7 +688,7 @@ figcaption{margin-top:.4rem}
 article{border:1px solid var(--line);border-radius:.5rem;margin:.8rem 0;overflow:hidden}
 .prompt{background:var(--card);padding:.55rem .9rem;font-weight:600;overflow-wrap:anywhere;
 border-bottom:1px solid var(--line);white-space:pre-wrap}
-.answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(16rem,1fr))}
+.answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr))}
 .answer{padding:.6rem .9rem}
 .who{font-size:.82rem;color:var(--soft);margin-bottom:.25rem}
 .text{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.94rem;max-height:22rem;overflow-y:auto}

@@ -80,9 +80,7 @@ def mean_difference(
                 sums[side] = sums[side] + values[mine].sum(0)
 
     with bar("steering vectors", progress) as update:
-        model.core.record_stream(
-            ids[0] + ids[1], site, add, batch_rows=batch_size, progress=update
-        )
+        model.core.record_stream(ids[0] + ids[1], site, add, batch_rows=batch_size, progress=update)
     return sums[0] / len(ids[0]) - sums[1] / len(ids[1])
 
 

@@ -98,7 +98,9 @@ class SweepResult:
         return save_run(self, Path(folder), report=report)
 
     def _repr_html_(self) -> str:
-        shown = [c for c in ("method", "layer", "strength", "rate", "quality", "kl") if c in self.table]
+        shown = [
+            c for c in ("method", "layer", "strength", "rate", "quality", "kl") if c in self.table
+        ]
         return self.table[shown].to_html(index=False, float_format="%.3f", na_rep="")
 
 
@@ -256,7 +258,12 @@ def build_arms(
         from .discovery import discover
 
         plain = discover(
-            model, task.positive, task.negative, k=len(circuit), universal=None, chat=chat,
+            model,
+            task.positive,
+            task.negative,
+            k=len(circuit),
+            universal=None,
+            chat=chat,
             progress=progress,
         )
         arms += neuron_arms("no-filter", plain, steered)
@@ -317,9 +324,16 @@ def sweep(
     cut = slice(None) if max_prompts is None else slice(0, max_prompts)
     prompts = {"evaluation": task.evaluation[cut], "benign": task.benign[cut]}
     chosen = build_arms(
-        model, circuit, task, multipliers, baselines,
-        caa_layers=caa_layers, caa_coefficients=caa_coefficients, random_seeds=random_seeds,
-        chat=task.chat, progress=progress,
+        model,
+        circuit,
+        task,
+        multipliers,
+        baselines,
+        caa_layers=caa_layers,
+        caa_coefficients=caa_coefficients,
+        random_seeds=random_seeds,
+        chat=task.chat,
+        progress=progress,
     )
     chosen += list(arms or [])
     if repeated := [a.key for i, a in enumerate(chosen) if a in chosen[:i]]:
@@ -340,13 +354,24 @@ def sweep(
     }
     # What the answers depend on; arms may be added to a run, so they are not part of it.
     fingerprint = _fingerprint(
-        model.core.weights_hash, model.model_id, settings["dtype"], circuit.to_json(), prompts,
-        task.chat, max_new_tokens,
+        model.core.weights_hash,
+        model.model_id,
+        settings["dtype"],
+        circuit.to_json(),
+        prompts,
+        task.chat,
+        max_new_tokens,
     )
     log = AnswerLog(Path(out) / "answers.jsonl" if out is not None else None, fingerprint)
     answers = generate_answers(
-        model, chosen, prompts, chat=task.chat, max_new_tokens=max_new_tokens,
-        batch_size=batch_size, log=log, progress=progress,
+        model,
+        chosen,
+        prompts,
+        chat=task.chat,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        log=log,
+        progress=progress,
     )
     extra: dict[str, pd.Series] = {}
     everything = _core.Intervention.concat([arm.intervention for arm in chosen])

@@ -23,10 +23,9 @@ template <class Exception, class Call>
 std::string message_of(Call&& call) {
   try {
     call();
-  } catch (const Exception& error) {
-    return error.what();
   } catch (const std::exception& error) {
-    return std::string("(threw another type) ") + error.what();
+    const bool expected = dynamic_cast<const Exception*>(&error) != nullptr;
+    return (expected ? "" : "(threw another type) ") + std::string(error.what());
   }
   return "(threw nothing)";
 }

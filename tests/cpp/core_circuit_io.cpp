@@ -223,8 +223,9 @@ TEST_CASE("load_circuit: a bad file is an error that names the file", "[core][ci
   const std::string path = (folder / "c.json").string();
   CHECK(fails("") == "load_circuit: expected JSON in " + path +
                          ", got nothing: it is empty; save the circuit again");
-  CHECK(contains(fails(with("neurons", "[[9,9,1.0]]")),
-                 "load_circuit: " + path + " holds no usable circuit: Circuit: expected layers"));
+  CHECK(contains(
+      fails(with("neurons", "[[9,9,1.0]]")),
+      "load_circuit: expected a usable circuit in " + path + ", got: Circuit: expected layers"));
 }
 
 TEST_CASE("circuit_from_json: a circuit cut anywhere is an error on one line",
@@ -294,9 +295,10 @@ TEST_CASE("circuit_from_json: every wrong field has its own message", "[core][ci
   CHECK(contains(message(with("neurons", "[[0,1,null]]")), "got null"));
   CHECK(contains(message(with("neurons", "[[0,1,NaN]]")), "got text that goes wrong at byte"));
   CHECK(contains(message(with("neurons", "[[0,1,1e999]]")), "a number too large for a double"));
-  CHECK(contains(message(with("neurons", "[[3,0,1.0]]")),
-                 "a.json holds no usable circuit: Circuit: expected layers below 3 and neurons "
-                 "below 4, got layer 3, neuron 0"));
+  CHECK(contains(
+      message(with("neurons", "[[3,0,1.0]]")),
+      "expected a usable circuit in a.json, got: Circuit: expected layers below 3 and neurons "
+      "below 4, got layer 3, neuron 0"));
   CHECK(contains(message(with("neurons", "[[-1,0,1.0]]")), "got layer -1, neuron 0"));
   CHECK(contains(message(with("neurons", "[[0,0,1.0],[0,0,2.0]]")), "got layer 0, neuron 0 twice"));
   CHECK(contains(message(with("universal_removed", "[[0]]")),

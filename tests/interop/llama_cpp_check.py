@@ -2,8 +2,9 @@
 
     python tests/interop/llama_cpp_check.py LIBRARY [--work FOLDER] [--multiplier M]
 
-LIBRARY is a shared library with llama.cpp's C interface, of any recent version: libllama.so of a
-build or of llama-cpp-python (llama_cpp/lib/libllama.so). Needs the default model. The files are
+LIBRARY is a shared library with llama.cpp's C interface: libllama.so of a build or of
+llama-cpp-python, or the module of xllamacpp, which pip installs without compiling (tried with its
+2026.10.11549). Needs the default model. The files are
 checked on two bases: the default model as it is (Q4_1), where llama.cpp rounds activations, and the
 same weights in float32, where the logits must agree closely.
 

@@ -14,10 +14,9 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import transformers  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
-
-import cna  # noqa: E402
+import cna
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -140,7 +139,7 @@ def oracle_top_k(
     """Equation 1 and the global top k in NumPy float64, ties by layer, then index."""
     delta = positive.astype(np.float64).mean(0) - negative.astype(np.float64).mean(0)
     order = sorted(
-        ((-abs(delta[i, j]), i, j) for i in range(delta.shape[0]) for j in range(delta.shape[1]))
+        (-abs(delta[i, j]), i, j) for i in range(delta.shape[0]) for j in range(delta.shape[1])
     )
     return [(i, j) for _, i, j in order if (i, j) not in (removed or set())][:k]
 

@@ -434,6 +434,11 @@ def test_control_vector_comes_back_in_the_layout_of_llama_cpp(tmp_path: Path) ->
     done = convert(vectors, "llama", tmp_path / "w.gguf", format="control-vector")  # type: ignore
     assert done.layers == (1, 2)
     assert load_control_vector(done.path).keys() == vectors.keys()
+    from cna.steering import SteeringVector
+
+    save_control_vector(SteeringVector(vectors), tmp_path / "s.gguf", "llama")
+    with pytest.raises(ValueError, match="residual stream"):
+        save_control_vector(SteeringVector(vectors, "mlp_output"), tmp_path / "t.gguf", "llama")
 
 
 def test_authors_json_round_trip_keeps_every_delta(circuit: cna.Circuit, tmp_path: Path) -> None:
@@ -517,12 +522,40 @@ def test_damaged_and_missing_weights_are_named(circuit: cna.Circuit, tmp_path: P
     save_file(ints, folder / "model.safetensors")
     with pytest.raises(ValueError, match="expected float weights, got I8"):
         convert(circuit, folder, tmp_path / "out")
+    whole = bytearray((folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors").write_bytes(whole[:-4])
+    with pytest.raises(ValueError, match="damaged header"):
+        convert(circuit, folder, tmp_path / "out")
     (folder / "model.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(ValueError, match="damaged header"):
         convert(circuit, folder, tmp_path / "out")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="found neither"):
         convert(circuit, folder, tmp_path / "out")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "missing.safetensors"}}))
+    with pytest.raises(RuntimeError, match=r"expected weights in .*missing\.safetensors"):
+        convert(circuit, folder, tmp_path / "out")
+    index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
+    with pytest.raises(ValueError, match="plain file names"):
+        convert(circuit, folder, tmp_path / "out")
+
+
+def test_pattern_finds_down_projections_of_unusual_names(
+    circuit: cna.Circuit, tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "odd"}')
+    weights = {f"net.{i}.block.out.weight": torch.ones(HIDDEN, WIDTH) for i in range(LAYERS)}
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="pass pattern="):
+        convert(circuit, folder, tmp_path / "out")
+    with pytest.raises(ValueError, match="regular expression"):
+        convert(circuit, folder, tmp_path / "out", pattern="(")
+    out = convert(circuit, folder, tmp_path / "out", pattern=r"block\.out$").path
+    after = load_file(out / "model.safetensors")
+    assert sum(int((w[0] == 0).sum()) for w in after.values()) == len(circuit)
 
 
 def test_unsupported_quantisation_is_refused(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import cna
 import pytest
 import torch
 from conftest import FAMILIES, PROMPTS, hf_record, make_hf, oracle_top_k
-
-import cna
 
 pytestmark = pytest.mark.cuda
 

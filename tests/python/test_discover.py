@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import cna
 import numpy as np
 import pytest
 import torch
 from conftest import PROMPTS, hf_record, make_hf, oracle_top_k
-
-import cna
 
 POSITIVE = [f"{p} yes {i}" for i, p in enumerate(PROMPTS * 3)]
 NEGATIVE = [f"no {i}: {p}" for i, p in enumerate(PROMPTS * 2)]
@@ -53,9 +52,7 @@ def test_discover_gives_the_neurons_of_the_oracle(
     tiny: cna.Model, recorded: tuple[np.ndarray, np.ndarray], batch_size: int, side: str, k: int
 ) -> None:
     tiny.tokenizer.padding_side = side
-    circuit = cna.discover(
-        tiny, POSITIVE, NEGATIVE, k=k, universal=None, batch_size=batch_size
-    )
+    circuit = cna.discover(tiny, POSITIVE, NEGATIVE, k=k, universal=None, batch_size=batch_size)
     assert [(n.layer, n.index) for n in circuit] == oracle_top_k(*recorded, k)
     delta = recorded[0].astype(np.float64).mean(0) - recorded[1].astype(np.float64).mean(0)
     for neuron in circuit:
@@ -68,9 +65,7 @@ def test_the_default_fraction_is_a_thousandth_of_all_neurons(tiny: cna.Model) ->
     assert len(cna.discover(tiny, POSITIVE, NEGATIVE, fraction=1.0, universal=None)) == 256
 
 
-def test_universal_neurons_are_counted_as_the_paper_says(
-    tiny: cna.Model, tiny_hf: Any
-) -> None:
+def test_universal_neurons_are_counted_as_the_paper_says(tiny: cna.Model, tiny_hf: Any) -> None:
     prompts = cna.prompts.universal_prompts()
     activations = np.abs(hf_record(tiny_hf, tiny.tokenize(prompts))).reshape(len(prompts), -1)
     top = max(1, round(0.02 * 256))
@@ -104,9 +99,7 @@ def test_effect_size_divides_by_the_pooled_deviation(
     )
     score = np.abs((a.mean(0) - b.mean(0)) / np.sqrt(pooled)).ravel()
     best = {divmod(int(i), 64) for i in np.argsort(-score)[:8]}
-    circuit = cna.discover(
-        tiny, POSITIVE, NEGATIVE, k=8, universal=None, ranking="effect_size"
-    )
+    circuit = cna.discover(tiny, POSITIVE, NEGATIVE, k=8, universal=None, ranking="effect_size")
     assert {(n.layer, n.index) for n in circuit} == best
 
 

@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cna
 import pytest
 import torch
 from conftest import PROMPTS, make_hf, make_tokenizer
-
-import cna
 
 ONE_LINE = re.compile(r"^[\w.:]+: expected [^\n]+; [^\n]+$")
 
@@ -76,10 +75,14 @@ def test_a_broken_manifest(tmp_path: Path, exports: Any, text: str) -> None:
 
 def test_no_tap_site_lists_the_closest_names(exports: Any) -> None:
     text = fails(
-        ValueError, "closest|linear modules are", lambda: cna.load(exports("llama"), pattern="dwn_proj")
+        ValueError,
+        "closest|linear modules are",
+        lambda: cna.load(exports("llama"), pattern="dwn_proj"),
     )
     assert "layers.*.mlp.down_proj" in text
-    fails(ValueError, "regular expression", lambda: cna.load(exports("llama"), pattern="down_proj("))
+    fails(
+        ValueError, "regular expression", lambda: cna.load(exports("llama"), pattern="down_proj(")
+    )
 
 
 def test_a_circuit_of_another_shape(tiny: cna.Model) -> None:
@@ -218,9 +221,7 @@ def test_no_write_permission_as_a_user(tmp_path: Path, circuit: cna.Circuit) -> 
 def test_no_write_permission(circuit: cna.Circuit) -> None:
     """The kernel's own read-only folder refuses root as well."""
     fails(RuntimeError, "/proc", lambda: circuit.save("/proc/c.json"))
-    fails(
-        RuntimeError, "/proc", lambda: cna.export(make_hf("llama"), make_tokenizer(), "/proc/m")
-    )
+    fails(RuntimeError, "/proc", lambda: cna.export(make_hf("llama"), make_tokenizer(), "/proc/m"))
 
 
 def test_another_torch_version_says_how_to_rebuild() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import cna
 import pytest
 import torch
 import transformers
 from conftest import FAMILIES, IDS, LONG, PROMPTS, SMALL, hf_record, make_hf, make_tokenizer
-
-import cna
 
 LENGTHS = [1, 2, 5, 9, 23]  # beyond the sliding window of 6
 
@@ -68,9 +67,7 @@ def test_a_shared_prefix_of_any_length_changes_nothing(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
-def test_low_precision_exports_follow_eager(
-    family: str, dtype: torch.dtype, exports: Any
-) -> None:
+def test_low_precision_exports_follow_eager(family: str, dtype: torch.dtype, exports: Any) -> None:
     hf, model = make_hf(family, dtype), cna.load(exports(family, dtype))
     assert model.dtype == dtype
     ids = prompts_of(LENGTHS)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import cna
 import pytest
 import torch
 from conftest import PROMPTS, down_projections, make_hf
-
-import cna
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +146,7 @@ def test_blocks_nest_and_multiply(tiny: cna.Model, circuit: cna.Circuit) -> None
         assert torch.allclose(tiny.logits(PROMPTS), mixed, rtol=0, atol=1e-5)
 
 
-def test_set_and_mean_ablation_write_the_values(
-    tiny: cna.Model, circuit: cna.Circuit
-) -> None:
+def test_set_and_mean_ablation_write_the_values(tiny: cna.Model, circuit: cna.Circuit) -> None:
     values = [0.25 * i for i in range(len(circuit))]
     with tiny.steer(cna.Intervention.set(circuit, values)):
         recorded = cna.record(tiny, PROMPTS)
@@ -163,9 +160,7 @@ def test_set_and_mean_ablation_write_the_values(
         assert torch.allclose(recorded[:, neuron.layer, neuron.index], expected)
 
 
-def test_adding_to_the_residual_stream_equals_a_layer_hook(
-    tiny: cna.Model, tiny_hf: Any
-) -> None:
+def test_adding_to_the_residual_stream_equals_a_layer_hook(tiny: cna.Model, tiny_hf: Any) -> None:
     vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
     ids = tiny.tokenize(PROMPTS)
 

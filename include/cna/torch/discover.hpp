@@ -34,10 +34,10 @@ UniversalCounter count_universal(Model& model, std::span<const TokenIds> prompts
                                  double top_fraction = 0.001, const RunOptions& options = {});
 
 struct DiscoverOptions {
-  double fraction = 0.001;            ///< of all neurons, 0 < fraction <= 1
-  std::optional<int64_t> k;           ///< instead of a fraction: the number of neurons
-  std::vector<NeuronId> universal;    ///< removed before the top k is taken
-  bool rank_by_effect_size = false;   ///< rank by delta / pooled standard deviation
+  double fraction = 0.001;           ///< of all neurons, 0 < fraction <= 1
+  std::optional<int64_t> k;          ///< instead of a fraction: the number of neurons
+  std::vector<NeuronId> universal;   ///< removed before the top k is taken
+  bool rank_by_effect_size = false;  ///< rank by delta / pooled standard deviation
 };
 
 /// The top k neurons of a contrast, with provenance of the model and the options.

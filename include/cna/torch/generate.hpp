@@ -17,8 +17,8 @@ struct GenerateOptions {
   int64_t top_k = 0;         ///< 0: all tokens
   double top_p = 1.0;        ///< 1: all tokens
   uint64_t seed = 0;         ///< each prompt draws from its own stream: seed and prompt number
-  std::vector<int64_t> eos_ids;  ///< empty: the model's own
-  bool ignore_eos = false;       ///< always generate max_new_tokens
+  std::vector<int64_t> eos_ids = {};  ///< empty: the model's own
+  bool ignore_eos = false;            ///< always generate max_new_tokens
 };
 
 /// Answers as token ids, without the prompt and without the end token, in the order of the prompts.

@@ -1,8 +1,8 @@
 /// A host runs a causal language model one step at a time, with taps in place.
 ///
 /// Step: [rows, new] tokens enter, keys and values of all [rows, total] tokens lie in buffers whose
-/// first total - new places are filled; the host writes the rest and returns logits [rows, k, vocab]
-/// at the k positions asked for. TorchScript archives are the first kind of host.
+/// first total - new places are filled; the host writes the rest and returns logits [rows, k,
+/// vocab] at the k positions asked for. TorchScript archives are the first kind of host.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,10 +19,10 @@ namespace cna {
 
 /// One forward step over a batch. All tensors are int64 and live on the model's device.
 struct Step {
-  at::Tensor ids;        ///< [rows, new]
-  at::Tensor mask;       ///< [rows, total], 1 at real tokens, 0 at padding
-  at::Tensor positions;  ///< [rows, new], place of each token in its prompt
-  at::Tensor keep;       ///< [k], indices into `new` where logits are wanted
+  at::Tensor ids;                 ///< [rows, new]
+  at::Tensor mask;                ///< [rows, total], 1 at real tokens, 0 at padding
+  at::Tensor positions;           ///< [rows, new], place of each token in its prompt
+  at::Tensor keep;                ///< [k], indices into `new` where logits are wanted
   std::vector<at::Tensor> cache;  ///< key, value of layer 0, key ... each [rows, heads, total, dim]
 };
 
@@ -67,7 +67,7 @@ class Host {
 
 /// How to open an archive.
 struct HostOptions {
-  std::string pattern;                               ///< empty: the manifest's, else the default
+  std::string pattern;  ///< empty: the manifest's, else the default
   c10::Device device = c10::Device(c10::kCPU);
 };
 

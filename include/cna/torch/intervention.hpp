@@ -1,7 +1,7 @@
 /// An intervention says how activations change while the model runs: a <- scale * a + shift.
 ///
-/// It has one or several arms (strengths, or methods); each row of a batch names its arm, so a whole
-/// strength sweep runs in one batch. Edits are kept per site and layer as [arms, features].
+/// It has one or several arms (strengths, or methods); each row of a batch names its arm, so a
+/// whole strength sweep runs in one batch. Edits are kept per site and layer as [arms, features].
 ///   scale by m: (m, 0)   ablate: (0, 0)   set to v: (0, v)   mean-ablate: (0, mean)
 ///   add a vector v with coefficient c, at the residual stream: (1, c * v)
 /// The paper's alpha for neuron circuits is 1 - m (arXiv 2605.12290, section 3.3).

@@ -1,7 +1,7 @@
 /// A model with taps: the object that recording, generation and scoring work on.
 ///
-/// It owns a host and a lock: calls from several threads on one model take turns, and no call leaves
-/// a trace in the model (taps are reset when a run ends, also by an exception).
+/// It owns a host and a lock: calls from several threads on one model take turns, and no call
+/// leaves a trace in the model (taps are reset when a run ends, also by an exception).
 #pragma once
 
 #include <filesystem>
@@ -89,7 +89,8 @@ class Run {
 };
 
 /// The buffers' first `rows` rows and `total` places.
-std::vector<at::Tensor> view_cache(const std::vector<at::Tensor>& cache, int64_t rows, int64_t total);
+std::vector<at::Tensor> view_cache(const std::vector<at::Tensor>& cache, int64_t rows,
+                                   int64_t total);
 
 /// Runs one step of zeros and returns the shape of the logits. On the "meta" device this computes
 /// nothing, but fails if the graph still holds a constant of another device.

@@ -14,7 +14,8 @@ namespace cna {
 
 /// Takes one batch: the prompts' numbers and their activations [rows, layers, features], float32,
 /// on the model's device.
-using RecordSink = std::function<void(std::span<const int64_t> rows, const at::Tensor& activations)>;
+using RecordSink =
+    std::function<void(std::span<const int64_t> rows, const at::Tensor& activations)>;
 
 /// Streams the last token's activations of every prompt to `sink`.
 /// @throws ValueError for bad prompts; Error naming prompt and layer for NaN or infinity.

@@ -19,7 +19,7 @@ at::Tensor log_likelihood(Model& model, std::span<const TokenIds> prompts,
 
 /// What each arm does to the model's predictions along given continuations.
 struct Divergence {
-  at::Tensor kl;              ///< float64 [arms, prompts], mean nats per token; arm 0 is the reference
+  at::Tensor kl;  ///< float64 [arms, prompts], mean nats per token; arm 0 is the reference
   at::Tensor log_likelihood;  ///< float64 [arms, prompts], sum over the continuation
 };
 

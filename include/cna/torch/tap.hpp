@@ -39,7 +39,9 @@ class Taps : public ::torch::CustomClassHolder {
   explicit Taps(int64_t layers = 0);
 
   int64_t layers() const { return layers_; }
-  int64_t slot(Site site, int64_t layer) const { return static_cast<int64_t>(site) * layers_ + layer; }
+  int64_t slot(Site site, int64_t layer) const {
+    return static_cast<int64_t>(site) * layers_ + layer;
+  }
 
   /// Runs at each tap: records the last token's activation, applies the edit, polls for a stop.
   at::Tensor apply(const at::Tensor& x, int64_t slot);

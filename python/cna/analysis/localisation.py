@@ -118,7 +118,9 @@ class CircuitComparison:
 
     def _repr_html_(self) -> str:
         caption = f"{self.shared:,} of {self.left:,} and {self.right:,} neurons shared"
-        return panel([frame_html(self.table.drop(columns=["left", "right"]), caption=caption)])
+        other = "log10_p_value" if self.p_value > 0 else "p_value"
+        table = self.table.drop(columns=["left", "right", other])
+        return panel([frame_html(table, caption=caption)])
 
 
 def compare_circuits(a: Circuit, b: Circuit) -> CircuitComparison:

@@ -14,13 +14,12 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .._core import Circuit
 from .authors_json import read_authors_json, write_authors_json
-from .control_vector import load_control_vector, save_control_vector
+from .control_vector import load_control_vector, residual_vectors, save_control_vector
 from .folded import write_folded
 from .gguf_lora import write_gguf_lora
 from .gguf_patch import write_gguf
@@ -69,18 +68,6 @@ def _by_layer(circuit: Circuit) -> dict[int, list[int]]:
     return {layer: sorted(indices) for layer, indices in sorted(out.items())}
 
 
-def _vectors(what: Any) -> Mapping[int, Any]:
-    """layer -> vector of a dict, or of an object with `layer` and `vector`."""
-    if isinstance(what, Mapping):
-        return what
-    if hasattr(what, "layer") and hasattr(what, "vector"):
-        return {what.layer: what.vector}
-    raise ValueError(
-        "convert: expected a dict of layer -> vector for format='control-vector', got "
-        f"{type(what).__name__}; circuits take 'hf', 'peft', 'gguf-lora' or 'gguf'"
-    )
-
-
 def _check(what: Any, format: str, multiplier: float, pattern: str) -> None:
     if format not in FORMATS:
         raise ValueError(
@@ -113,7 +100,7 @@ def _check(what: Any, format: str, multiplier: float, pattern: str) -> None:
 
 
 def convert(
-    circuit: Circuit | Mapping[int, Any],
+    circuit: Any,
     source: Any,
     path: str | os.PathLike[str],
     *,
@@ -126,7 +113,8 @@ def convert(
     """Writes a circuit at one strength as a model or an adapter that other engines serve.
 
     Args:
-        circuit: the circuit; for "control-vector" a dict of layer -> steering vector [hidden].
+        circuit: the circuit; for "control-vector" a `SteeringVector` or a dict of layer ->
+            vector [hidden].
         source: the model that it was found on. "hf" and "peft": a Hugging Face folder, an id, a
             transformers model or "smollm2". "gguf": a GGUF file or "smollm2". "gguf-lora": any of
             these, best the GGUF base it is served on. "control-vector": the architecture's name,
@@ -149,7 +137,7 @@ def convert(
     notes: list[str] = []
     rank, rounding = 0, 0.0
     if format == "control-vector":
-        vectors = _vectors(circuit)
+        vectors = residual_vectors(circuit)
         save_control_vector(vectors, path, _hint(source), overwrite=overwrite)
         layers = tuple(sorted(int(layer) for layer in vectors))
         notes.append(f"serve with: llama-server --control-vector-scaled {path}:COEFFICIENT")

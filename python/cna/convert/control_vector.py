@@ -20,8 +20,27 @@ from .files import output_file, require
 from .gguf_lora import open_gguf
 
 
+def residual_vectors(what: Any) -> Mapping[int, Any]:
+    """layer -> vector of a dict or of a `SteeringVector` for the residual stream."""
+    if isinstance(what, Mapping) and what:
+        return what
+    vectors = getattr(what, "vectors", None)
+    if not isinstance(vectors, Mapping) or not vectors:
+        got = "an empty one" if isinstance(what, Mapping) else type(what).__name__
+        raise ValueError(
+            "save_control_vector: expected a dict of layer -> vector or a SteeringVector, got "
+            f"{got}; a circuit takes another format"
+        )
+    if getattr(what, "site", "residual") != "residual":
+        raise ValueError(
+            "save_control_vector: expected vectors of the residual stream, got those of site "
+            f"'{what.site}'; llama.cpp adds behind a layer"
+        )
+    return vectors
+
+
 def save_control_vector(
-    vectors: Mapping[int, Any],
+    vectors: Any,
     path: str | os.PathLike[str],
     model_hint: str,
     *,
@@ -30,19 +49,15 @@ def save_control_vector(
     """Writes a control vector for llama.cpp.
 
     Args:
-        vectors: layer -> vector [hidden]; layers from 1, counted from 0 (see the module).
+        vectors: layer -> vector [hidden], or a `SteeringVector` of the residual stream; layer 0 is
+            not allowed (see the module).
         model_hint: architecture that they belong to, such as "llama"; kept as a note.
     Raises:
-        ValueError: no vector, layer 0, unequal lengths, or NaN.
+        ValueError: no vector, layer 0, unequal lengths, NaN, or another site.
         RuntimeError: the package gguf is missing, or the file cannot be written.
     """
     gguf = require("gguf")
-    if not isinstance(vectors, Mapping) or not vectors:
-        raise ValueError(
-            "save_control_vector: expected a dict of layer -> vector, got "
-            f"{'an empty one' if isinstance(vectors, Mapping) else type(vectors).__name__}; pass "
-            "at least one vector"
-        )
+    vectors = residual_vectors(vectors)
     tensors: dict[int, Tensor] = {}
     for layer, vector in sorted(vectors.items()):
         if isinstance(layer, bool) or int(layer) != layer or layer < 1:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -141,7 +142,11 @@ def read_header(path: Path) -> list[Stored]:
             if name != "__metadata__":
                 begin, end = (8 + length + int(o) for o in entry["data_offsets"])
                 shape = tuple(int(n) for n in entry["shape"])
-                out.append(Stored(name, path, entry["dtype"], shape, begin, end))
+                dtype = str(entry["dtype"])
+                if dtype in TORCH_TYPES:
+                    if end - begin != math.prod(shape) * TORCH_TYPES[dtype].itemsize:
+                        raise ValueError
+                out.append(Stored(name, path, dtype, shape, begin, end))
         if max((t.end for t in out), default=0) > path.stat().st_size:
             raise ValueError
     except OSError as error:
@@ -165,12 +170,17 @@ def weight_files(folder: Path) -> list[Path]:
             names = sorted(
                 set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             )
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(
                 f"convert: expected a weight_map in '{index}', got none; download the checkpoint "
                 "again"
             ) from None
-        return [folder / str(name) for name in names]
+        if any(not isinstance(name, str) or Path(name).name != name for name in names):
+            raise ValueError(
+                f"convert: expected plain file names in '{index}', got others; download the "
+                "checkpoint again"
+            )
+        return [folder / name for name in sorted(names)]
     if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]
     raise ValueError(

@@ -9,6 +9,7 @@ rewritten, a few megabytes at a time. Everything else keeps its bytes.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import tempfile
@@ -74,8 +75,9 @@ def _saved(parts: list[Any], near: Path) -> Iterator[Path]:
             "folder"
         ) from None
     try:
-        for part in parts:
-            part.save_pretrained(folder)
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            for part in parts:
+                part.save_pretrained(folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -163,8 +165,7 @@ def write_folded(
                 if file.is_file() and other and file.name != MARK:
                     shutil.copyfile(file, target / file.name)
             for file in files:
-                copy = target / file.relative_to(folder)
-                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy = target / file.name
                 shutil.copyfile(file, copy)
                 for site in sites:
                     if site.tensor.file == file and site.layer in neurons:

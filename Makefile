@@ -1,0 +1,74 @@
+# make test: builds everything and runs all tests.   make demo: the main job on the default model.
+# Needs Python 3.10+, a C++20 compiler and pip; everything goes into .venv and .build.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+TREE := .build/main
+SITE = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('platlib'))")
+SOURCES := $(shell git ls-files CMakeLists.txt cmake include src python tests/cpp pyproject.toml 2>/dev/null)
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: help test demo lint format cpp-tests python-tests sanitize fuzz bench docs stubs clean
+
+help:
+	@grep -E '^# make' Makefile | sed 's/^# //'
+
+$(VENV)/.ready: requirements-dev.txt requirements-extra.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r requirements-extra.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --ignore-requires-python \
+	  comma-deps-catch2==2.13.10.post96
+	touch $@
+
+# One build tree serves the Python package and the C++ tests.
+$(VENV)/.installed: $(VENV)/.ready $(SOURCES)
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps . \
+	  -Cbuild-dir=$(TREE) -Ccmake.define.CNA_WERROR=ON -Ccmake.define.CNA_TESTS=ON \
+	  -Ccmake.define.CNA_HEADER_TESTS=ON
+	touch $@
+
+test: lint cpp-tests python-tests
+
+cpp-tests: $(VENV)/.installed
+	ctest --test-dir $(TREE) --output-on-failure
+
+python-tests: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check python tests benchmarks
+	$(BIN)/ruff format --check python tests benchmarks
+	$(BIN)/mypy
+	git ls-files '*.hpp' '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix python tests benchmarks
+	$(BIN)/ruff format python tests benchmarks
+	git ls-files '*.hpp' '*.cpp' | xargs $(BIN)/clang-format -i
+
+demo: $(VENV)/.installed
+	$(BIN)/cna demo --out demo-out
+
+# make sanitize: the C++ tests under AddressSanitizer and UBSan
+sanitize: $(VENV)/.installed
+	cmake -S . -B .build/sanitize -G Ninja -DCMAKE_PREFIX_PATH=$(SITE) -DCNA_TESTS=ON \
+	  -DCNA_INSTALL=OFF -DCNA_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug \
+	  -DCMAKE_CXX_FLAGS_DEBUG=-O1 > .build/sanitize.log
+	cmake --build .build/sanitize -j$(JOBS) --target cna_core_tests cna_torch_tests > .build/sanitize.log
+	ASAN_OPTIONS=detect_leaks=0 ctest --test-dir .build/sanitize --output-on-failure
+
+stubs: $(VENV)/.installed
+	$(BIN)/pybind11-stubgen cna._core -o .build/stubs --ignore-all-errors
+	cp .build/stubs/cna/_core.pyi python/cna/_core.pyi
+
+# make bench: the table of docs/benchmarks.md (peers in their own environment, see benchmarks/)
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/run.py --docs docs/benchmarks.md
+
+clean:
+	rm -rf $(VENV) .build demo-out

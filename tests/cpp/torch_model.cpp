@@ -1,0 +1,179 @@
+#include <ATen/ATen.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <thread>
+
+#include "catch.hpp"
+#include "cna/error.hpp"
+#include "cna/torch/discover.hpp"
+#include "cna/torch/generate.hpp"
+#include "cna/torch/graft.hpp"
+#include "cna/torch/recorder.hpp"
+#include "tiny_model.hpp"
+
+using namespace cna;
+using test::TinyFile;
+
+using cna::test::contains;
+using cna::test::message_of;
+
+namespace {
+
+const std::vector<TokenIds> kPrompts = {{1, 2, 3}, {4}, {5, 6, 7, 8}, {9, 10}, {11, 12, 13}};
+
+}  // namespace
+
+TEST_CASE("graft: finds each down projection of a scripted model, in order") {
+  const Grafted graph = graft(test::tiny_module(test::TinyWeights(0)));
+  CHECK(graph.layers == test::kLayers);
+  CHECK(graph.width == test::kWidth);
+  CHECK(graph.hidden == test::kHidden);
+  CHECK(graph.residual_sites);
+  CHECK(graph.neuron_sites[1] == "layer1.mlp.down_proj");
+}
+
+TEST_CASE("graft: a pattern that matches nothing lists the closest names") {
+  const auto module = test::tiny_module(test::TinyWeights(0));
+  CHECK(contains(message_of<std::exception>([&] { (void)graft(module, "dwn_proj"); }),
+                 "mlp.down_proj"));
+  CHECK_THROWS_AS((void)graft(module, "down_proj("), ValueError);
+}
+
+TEST_CASE("graft: leaves the module it was given as it is") {
+  auto module = test::tiny_module(test::TinyWeights(0));
+  const std::string before = module.get_method("forward").graph()->toString();
+  (void)graft(module);
+  CHECK(module.get_method("forward").graph()->toString() == before);
+}
+
+TEST_CASE("record: equals the plain model at the last token") {
+  const TinyFile file;
+  Model model = Model::load(file.path);
+  const at::Tensor got = record_all(model, kPrompts, Site::neuron);
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    CHECK(at::allclose(got[static_cast<int64_t>(i)], file.weights.run(kPrompts[i]).first, 1e-5,
+                       1e-6));
+  }
+}
+
+TEST_CASE("discover: delta and order equal a float64 reference") {
+  const TinyFile file;
+  Model model = Model::load(file.path);
+  const std::vector<TokenIds> positive(kPrompts.begin(), kPrompts.begin() + 2),
+      negative(kPrompts.begin() + 2, kPrompts.end());
+  DiscoverOptions options;
+  options.k = 6;
+  const Circuit circuit = discover(model, positive, negative, options);
+  at::Tensor delta = at::zeros({test::kLayers, test::kWidth}, at::kDouble);
+  for (const auto& p : positive) delta += file.weights.run(p).first.to(at::kDouble) / 2.0;
+  for (const auto& p : negative) delta -= file.weights.run(p).first.to(at::kDouble) / 3.0;
+  const at::Tensor order = delta.abs().flatten().argsort(0, true);
+  REQUIRE(circuit.size() == 6);
+  for (int64_t i = 0; i < 6; ++i) {
+    const Neuron& neuron = circuit.neurons()[static_cast<size_t>(i)];
+    CHECK(neuron.layer * test::kWidth + neuron.index == order[i].item<int64_t>());
+    CHECK(std::abs(neuron.delta - delta.flatten()[order[i]].item<double>()) < 1e-5);
+  }
+  CHECK(circuit.provenance().at("k") == "6");
+}
+
+TEST_CASE("generate: greedy tokens equal the plain model's, steered or not") {
+  const TinyFile file;
+  Model model = Model::load(file.path);
+  const Circuit circuit({test::kLayers, test::kWidth}, {{0, 3, 1.0}, {1, 7, -2.0}});
+  at::Tensor scale = at::ones({test::kLayers, test::kWidth});
+  scale[0][3] = -1.0;
+  scale[1][7] = -1.0;
+  for (const bool steered : {false, true}) {
+    RunOptions run;
+    if (steered) run.intervention = Intervention::scale(circuit, std::vector{-1.0});
+    const auto answers = generate(model, kPrompts, {.max_new_tokens = 5}, run);
+    for (size_t i = 0; i < kPrompts.size(); ++i) {
+      TokenIds text = kPrompts[i];
+      for (int n = 0; n < 5; ++n)
+        text.push_back(
+            file.weights.run(text, steered ? scale : at::Tensor()).second.argmax().item<int64_t>());
+      CHECK(answers[i] == TokenIds(text.end() - 5, text.end()));
+    }
+  }
+}
+
+TEST_CASE("generate: rows end at the end token, which is not part of the answer") {
+  const TinyFile file;
+  Model model = Model::load(file.path);
+  const auto free = generate(model, kPrompts, {.max_new_tokens = 6});
+  const int64_t stop = free[0][2];
+  const auto ended = generate(model, kPrompts, {.max_new_tokens = 6, .eos_ids = {stop}});
+  for (size_t i = 0; i < free.size(); ++i) {
+    const auto at = std::find(free[i].begin(), free[i].end(), stop);
+    CHECK(ended[i] == TokenIds(free[i].begin(), at));
+  }
+}
+
+TEST_CASE("Model: two models on two threads never meet") {
+  const TinyFile a(1), b(2);
+  Model first = Model::load(a.path), second = Model::load(b.path);
+  const at::Tensor alone[] = {record_all(first, kPrompts, Site::neuron),
+                              record_all(second, kPrompts, Site::neuron)};
+  bool same[] = {true, true};
+  const auto work = [&](Model& model, int i) {
+    for (int round = 0; round < 20; ++round)
+      same[i] = same[i] && record_all(model, kPrompts, Site::neuron).equal(alone[i]);
+  };
+  std::thread one(work, std::ref(first), 0), two(work, std::ref(second), 1);
+  one.join();
+  two.join();
+  CHECK(same[0]);
+  CHECK(same[1]);
+  CHECK_FALSE(alone[0].equal(alone[1]));
+}
+
+TEST_CASE("Run: an exception leaves no trace in the model") {
+  const TinyFile file;
+  Model model = Model::load(file.path);
+  const at::Tensor before = last_logits(model, kPrompts);
+  RunOptions stopping;
+  const Circuit circuit({test::kLayers, test::kWidth}, {{1, 0, 1.0}});
+  stopping.intervention = Intervention::ablate(circuit);
+  stopping.poll = [count = 0]() mutable {
+    if (++count > 4) throw Interrupted("stop");
+  };
+  CHECK_THROWS_AS((void)last_logits(model, kPrompts, stopping), Interrupted);
+  CHECK(last_logits(model, kPrompts).equal(before));
+}
+
+TEST_CASE("Model::load: missing, empty and foreign files are refused in one line") {
+  CHECK(contains(message_of<std::exception>([&] { (void)Model::load("/no/such/file.pt"); }),
+                 "found nothing"));
+  const auto path = std::filesystem::temp_directory_path() / "cna_empty.pt";
+  {
+    std::ofstream touch(path);
+  }
+  CHECK(contains(message_of<std::exception>([&] { (void)Model::load(path); }),
+                 "expected a TorchScript archive"));
+  std::filesystem::remove(path);
+}
+
+TEST_CASE("Host::to: the meta device finds no leftover constant") {
+  const TinyFile file;
+  Model model = Model::load(file.path);
+  model.to(c10::Device(c10::kMeta));
+  CHECK(dry_run(model, 2, 3, 0) == std::vector<int64_t>{2, 1, test::kVocab});
+}
+
+TEST_CASE("unpad: padding on either side is dropped, holes are refused") {
+  const at::Tensor ids = at::tensor({0, 1, 2, 3, 4, 0}, at::kLong).view({2, 3});
+  const at::Tensor mask = at::tensor({0, 1, 1, 1, 1, 0}, at::kLong).view({2, 3});
+  CHECK(unpad(ids, mask) == std::vector<TokenIds>{{1, 2}, {3, 4}});
+  const at::Tensor hole = at::tensor({1, 0, 1, 1, 1, 1}, at::kLong).view({2, 3});
+  CHECK(contains(message_of<std::exception>([&] { (void)unpad(ids, hole); }), "hole in row 0"));
+  CHECK(contains(message_of<std::exception>([&] { (void)unpad(ids, mask.narrow(1, 0, 2)); }),
+                 "one shape"));
+}
+
+TEST_CASE("common_prefix: leaves every prompt a token of its own") {
+  CHECK(common_prefix(std::vector<TokenIds>{{1, 2, 3}, {1, 2, 4}}) == 2);
+  CHECK(common_prefix(std::vector<TokenIds>{{1, 2}, {1, 2}}) == 1);
+  CHECK(common_prefix(std::vector<TokenIds>{{1}, {1, 2}}) == 0);
+}
