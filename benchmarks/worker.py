@@ -413,7 +413,7 @@ class Memory:
 def prepare(folder: Path, name: str, sizes: dict[str, int]) -> dict[str, Any]:
     """Writes what the contenders share: the model twice, prompts as token ids, and a circuit."""
     import cna
-    from cna.model import load_hf
+    from cna.loading import load_hf
     from transformers import LlamaConfig, LlamaForCausalLM
 
     hf, tokenizer = load_hf(name)

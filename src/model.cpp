@@ -10,10 +10,10 @@ namespace cna {
 
 Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
          const RunOptions& options, int64_t room)
-    : model_(model), lock_(model.mutex()), prompts_(prompts), options_(options) {
+    : model_(model), lock_(model.mutex()), prompts_(prompts), options_(options), room_(room) {
   const ModelInfo& about = info();
   require_prompts(function, prompts, about.vocab, about.max_positions, room);
-  if (options.batch_rows < 1 || options.batch_tokens < 1)
+  if (options.batch_rows < 1 || options.batch_tokens < 0)
     throw_value_error(
         "{}: expected batches of at least one prompt, got {} rows and {} tokens; pass "
         "a batch size of 1 or more",
@@ -61,7 +61,9 @@ void Run::steer(std::span<const int64_t> rows) {
 std::vector<Batch> Run::batches() const {
   // Files traced elsewhere often hold the batch size of their example: one prompt at a time.
   const int64_t rows = info().has_cache() ? options_.batch_rows : 1;
-  return make_batches(prompts_, prefix_, {rows, options_.batch_tokens}, info().device);
+  const int64_t tokens = options_.batch_tokens > 0 ? options_.batch_tokens
+                                                   : default_batch_tokens(info().device, room_ > 0);
+  return make_batches(prompts_, prefix_, {rows, tokens}, info().device);
 }
 
 void Run::compute_prefix() {

@@ -39,7 +39,15 @@ void record(Model& model, std::span<const TokenIds> prompts, Site site, const Ru
       run.host().run_to_last_tap(step);
     else
       run.host().logits(step);
-    const at::Tensor activations = at::stack(taps.take_recorded(), 1).to(at::kFloat);
+    std::vector<at::Tensor> layers = taps.take_recorded();
+    for (size_t layer = 0; layer < layers.size(); ++layer) {
+      if (!layers[layer].defined())
+        throw_error(
+            "record: expected a tap in every layer, got none in layer {}; check the pattern",
+            layer);
+      layers[layer] = layers[layer].to(run.info().device);
+    }
+    const at::Tensor activations = at::stack(layers, 1).to(at::kFloat);
     taps.record(std::nullopt);
     require_finite(activations, batch.rows);
     sink(batch.rows, activations);

@@ -44,7 +44,12 @@ at::Tensor Taps::apply(const at::Tensor& x, int64_t slot) {
   at::Tensor y = x;
   const auto s = static_cast<size_t>(slot);
   if (s < edits_.size()) {
-    const TapEdit& edit = edits_[s];
+    TapEdit& edit = edits_[s];
+    // A model spread over devices: the edit follows the layer, once.
+    if (edit.scale.defined() && edit.scale.device() != x.device())
+      edit.scale = edit.scale.to(x.device());
+    if (edit.shift.defined() && edit.shift.device() != x.device())
+      edit.shift = edit.shift.to(x.device());
     // The product is rounded once, as `a *= m` is: low precision meets a float32 scale.
     if (edit.scale.defined()) y = at::mul(y, edit.scale);
     if (edit.shift.defined()) y = at::add(y, edit.shift);

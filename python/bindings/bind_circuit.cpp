@@ -17,7 +17,8 @@ Provenance provenance_from_dict(const py::dict& values) {
   Provenance out;
   for (const auto& [name, value] : values)
     out[py::cast<std::string>(name)] = py::cast<std::string>(dumps(value));
-  return out;
+  // In the form that a file has, so that a circuit equals itself after saving and loading.
+  return circuit_from_json(to_json(Circuit({1, 1}, {}, std::move(out)))).provenance();
 }
 
 std::vector<NeuronId> ids_from(const std::vector<std::pair<int64_t, int64_t>>& pairs,

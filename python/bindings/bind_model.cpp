@@ -6,6 +6,7 @@
 #include "cna/error.hpp"
 #include "cna/torch/discover.hpp"
 #include "cna/torch/generate.hpp"
+#include "cna/torch/live.hpp"
 #include "cna/torch/recorder.hpp"
 #include "cna/torch/score.hpp"
 
@@ -63,11 +64,54 @@ DiscoverOptions discover_options(double fraction, std::optional<int64_t> k,
   return out;
 }
 
+/// What a live model's owner says of it.
+ModelInfo info_from(const py::dict& d) {
+  ModelInfo info;
+  info.id = py::cast<std::string>(d["model_id"]);
+  info.weights_hash = py::cast<std::string>(d["weights_hash"]);
+  info.shape = {py::cast<int64_t>(d["n_layers"]), py::cast<int64_t>(d["width"])};
+  info.hidden = py::cast<int64_t>(d["hidden_size"]);
+  info.vocab = py::cast<int64_t>(d["vocab_size"]);
+  info.max_positions = py::cast<int64_t>(d["max_positions"]);
+  info.dtype = py::cast<at::ScalarType>(d["dtype"]);
+  info.device = c10::Device(py::cast<std::string>(d["device"]));
+  info.eos_ids = py::cast<std::vector<int64_t>>(d["eos_token_ids"]);
+  info.neuron_sites = py::cast<std::vector<std::string>>(d["neuron_sites"]);
+  info.residual_sites = py::cast<bool>(d["residual_sites"]);
+  for (const auto& [heads, key, value] :
+       py::cast<std::vector<std::tuple<int64_t, int64_t, int64_t>>>(d["cache"]))
+    info.cache.push_back({heads, key, value});
+  return info;
+}
+
+/// Calls Python with the GIL held; the callables live as long as the host.
+std::unique_ptr<Host> live_host(const py::dict& info, const py::function& forward,
+                                const py::function& move) {
+  // Released under the GIL, wherever the last owner is.
+  const auto keep = [](const py::function& f) {
+    return std::shared_ptr<py::function>(new py::function(f), [](py::function* held) {
+      py::gil_scoped_acquire gil;
+      delete held;
+    });
+  };
+  auto run = [f = keep(forward)](const Step& step, Taps& taps) {
+    py::gil_scoped_acquire gil;
+    auto pointer = c10::intrusive_ptr<Taps>::reclaim_copy(&taps);
+    return py::cast<at::Tensor>(
+        (*f)(step.ids, step.mask, step.positions, step.keep, step.cache, pointer));
+  };
+  auto to = [f = keep(move)](c10::Device device) {
+    py::gil_scoped_acquire gil;
+    (*f)(device.str());
+  };
+  return std::make_unique<LiveHost>(info_from(info), std::move(run), std::move(to));
+}
+
 /// The keyword arguments that every run takes.
 auto run_arguments() {
   return std::make_tuple(py::arg_v("intervention", Intervention(1), "Intervention()"),
                          py::arg("arms") = std::vector<int64_t>(), py::arg("batch_rows") = 64,
-                         py::arg("batch_tokens") = 4096, py::arg("share_prefix") = true,
+                         py::arg("batch_tokens") = 0, py::arg("share_prefix") = true,
                          py::arg("progress") = py::none());
 }
 
@@ -127,6 +171,17 @@ void bind_model(py::module_& m) {
           py::arg("share") = 0.8,
           "(layer, index) of neurons hit in at least `share` of the prompts.");
 
+  py::class_<Taps, c10::intrusive_ptr<Taps>>(
+      m, "Taps", "The taps of one model, called by a live model's hooks.")
+      .def("apply", &Taps::apply, py::arg("x"), py::arg("slot"),
+           "Records and edits x [rows, tokens, features]; returns it, or a changed copy.")
+      .def(
+          "slot",
+          [](const Taps& t, const std::string& site, int64_t layer) {
+            return t.slot(site_from(site), layer);
+          },
+          py::arg("site"), py::arg("layer"));
+
   py::class_<Model> model(m, "Model", "A language model with taps.");
   model
       .def_static(
@@ -138,6 +193,13 @@ void bind_model(py::module_& m) {
           },
           py::arg("path"), py::arg("pattern") = "", py::arg("device") = "cpu",
           "Opens an exported folder, or any traced TorchScript language model.")
+      .def_static(
+          "live",
+          [](const py::dict& info, const py::function& forward, const py::function& move) {
+            return Model(live_host(info, forward, move));
+          },
+          py::arg("info"), py::arg("forward"), py::arg("move"),
+          "A model that Python runs: forward(ids, mask, positions, keep, cache, taps) -> logits.")
       .def(
           "to",
           [](Model& self, const std::string& device) {

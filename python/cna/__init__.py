@@ -25,7 +25,9 @@ from ._core import Circuit, Intervention, Neuron, Overlap, compare
 from .convert import Conversion, convert
 from .discovery import UniversalNeurons, discover, record, universal_neurons
 from .export import export
-from .model import Model, load
+from .live import live
+from .loading import load
+from .model import Model
 from .steering import SteeringVector, caa, caa_mlp, random_like
 from .sweep import SweepResult, sweep
 
@@ -49,6 +51,7 @@ __all__ = [
     "discover",
     "export",
     "judges",
+    "live",
     "load",
     "prompts",
     "random_like",

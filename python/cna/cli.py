@@ -29,9 +29,14 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace) -> Any:
-    from . import load
+    from . import distributed, load
 
-    return load(args.model, dtype=args.dtype, device=args.device, pattern=args.pattern)
+    device = distributed.device_of_rank(args.device)
+
+    def open_model() -> Any:
+        return load(args.model, dtype=args.dtype, device=device, pattern=args.pattern)
+
+    return distributed.load_in_turn(open_model) if distributed.is_distributed() else open_model()
 
 
 def _chat(args: argparse.Namespace, default: bool | None = None) -> bool | None:
@@ -55,7 +60,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from .export import export
-    from .model import load_hf
+    from .loading import load_hf
 
     hf_model, tokenizer = load_hf(args.model, args.dtype)
     path = export(hf_model, tokenizer, args.out, model_id=args.id, tap_pattern=args.pattern)
@@ -63,9 +68,22 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _together(run: Command) -> Command:
+    """Under torchrun, all processes join before a command and leave after it."""
+
+    def together(args: argparse.Namespace) -> int:
+        from . import distributed
+
+        with distributed.group(args.command):
+            return run(args)
+
+    return together
+
+
 def _discover(args: argparse.Namespace) -> int:
     from . import discover, tasks, universal_neurons
     from .demo import layer_lines
+    from .distributed import discover_distributed, is_distributed, universal_neurons_distributed
     from .prompts import read_prompts
 
     chat = _chat(args)
@@ -82,19 +100,24 @@ def _discover(args: argparse.Namespace) -> int:
     out = _new_file(args.out, "discover")
     model = _load(args)
     universal: Any = None if args.universal == "none" else "default"
+    shared = bool(args.resume) or is_distributed()
     if args.universal not in ("default", "none"):
-        universal = universal_neurons(model, read_prompts(args.universal), chat=chat)
-    circuit = discover(
-        model,
-        positive,
-        negative,
-        fraction=args.fraction,
-        k=args.k,
-        universal=universal,
-        chat=chat,
-        ranking=args.ranking,
-        batch_size=args.batch_size,
-    )
+        count = universal_neurons_distributed if shared else universal_neurons
+        universal = count(model, read_prompts(args.universal), chat=chat)
+    options = {
+        "fraction": args.fraction,
+        "k": args.k,
+        "universal": universal,
+        "chat": chat,
+        "ranking": args.ranking,
+        "batch_size": args.batch_size,
+    }
+    if shared:
+        circuit = discover_distributed(model, positive, negative, resume=args.resume, **options)
+    else:
+        circuit = discover(model, positive, negative, **options)
+    if circuit is None:  # rank 0 has it
+        return 0
     circuit.save(out)
     print(circuit)
     print("\n".join(layer_lines(circuit)))
@@ -140,7 +163,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from . import Circuit, discover, tasks
+    from . import Circuit, discover, distributed, tasks
     from .prompts import read_quiz
     from .sweep import sweep
 
@@ -148,9 +171,13 @@ def _sweep(args: argparse.Namespace) -> int:
     circuit = Circuit.load(args.circuit) if args.circuit else None
     quiz = read_quiz(args.mmlu) if args.mmlu else None
     model = _load(args)
+    shared = distributed.is_distributed()
     if circuit is None:
-        circuit = discover(model, task.positive, task.negative, chat=task.chat)
-    result = sweep(
+        find = distributed.discover_distributed if shared else discover
+        circuit = find(model, task.positive, task.negative, chat=task.chat)
+        circuit = distributed.share_circuit(circuit)
+    run = distributed.sweep_distributed if shared else sweep
+    result = run(
         model,
         circuit,
         task,
@@ -164,6 +191,8 @@ def _sweep(args: argparse.Namespace) -> int:
         quiz_questions=args.quiz_questions,
         out=args.out,
     )
+    if result is None:  # rank 0 has it
+        return 0
     columns = ["method", "layer", "strength", "rate", "rate_low", "rate_high", "benign_rate"]
     columns += ["quality", "kl", "perplexity", "accuracy", "p_value"]
     shown = result.table[[c for c in columns if c in result.table]]
@@ -202,6 +231,44 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(args: argparse.Namespace) -> int:
+    from . import Circuit
+    from .convert import convert
+
+    done = convert(
+        Circuit.load(args.circuit),
+        args.source,
+        args.out,
+        format=args.format,
+        multiplier=args.multiplier,
+        overwrite=args.overwrite,
+        quiet=True,
+    )
+    print(f"wrote {done.path}")
+    for note in done.notes:
+        print(f"  {note}")
+    return 0
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from .reproduce import main_reproduce
+
+    return main_reproduce(
+        args.model,
+        Path(args.out),
+        base=args.base,
+        quick=args.quick,
+        jbb=args.jbb,
+        benign=args.benign,
+    )
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import main_doctor
+
+    return main_doctor(args.model, device=args.device, pattern=args.pattern)
+
+
 def _cmake_dir(_: argparse.Namespace) -> int:
     print(Path(__file__).parent / "share" / "cmake" / "cna")
     return 0
@@ -234,7 +301,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--id", default=None, help="name for provenance")
     sub.add_argument("--pattern", default="", help="module path of the down projection (regex)")
 
-    sub = command("discover", _discover, "Find the circuit that tells two sets of prompts apart.")
+    sub = command(
+        "discover", _together(_discover), "Find the circuit that tells two sets of prompts apart."
+    )
     _model_options(sub)
     sub.add_argument("--task", help="built-in task, or a .csv, .jsonl or folder of your own")
     sub.add_argument("--positive", help="prompts with the behaviour: .txt, .csv or .jsonl")
@@ -247,6 +316,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--ranking", default="mean_difference", choices=["mean_difference", "effect_size"]
     )
     sub.add_argument("--raw", action="store_true", help="no chat template")
+    sub.add_argument("--resume", help="folder that keeps what is finished; a stopped run goes on")
 
     sub = command("generate", _generate, "Answer prompts, steered by a circuit if one is given.")
     _model_options(sub)
@@ -261,7 +331,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--raw", action="store_true", help="no chat template")
     sub.add_argument("--json", action="store_true", help="one JSON object a line")
 
-    sub = command("sweep", _sweep, "Measure strengths, controls and baselines on a task.")
+    sub = command(
+        "sweep", _together(_sweep), "Measure strengths, controls and baselines on a task."
+    )
     _model_options(sub)
     sub.add_argument("--task", default="capability-refusal")
     sub.add_argument("--circuit", "-c", help="circuit.json (default: discover it)")
@@ -282,6 +354,34 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("report", _report, "Write the HTML page of a run folder.")
     sub.add_argument("folder")
+
+    sub = command(
+        "convert", _convert, "Ship a circuit: fold it into weights, LoRA, GGUF and others."
+    )
+    sub.add_argument("circuit")
+    sub.add_argument(
+        "--format",
+        "-f",
+        default="hf",
+        choices=["hf", "peft", "gguf-lora", "gguf", "control-vector", "authors-json"],
+    )
+    sub.add_argument("--source", "-s", default="smollm2", help="the model: folder, id or GGUF file")
+    sub.add_argument("--multiplier", type=float, default=0.0, help="0 ablates, 1 is the model")
+    sub.add_argument("--out", "-o", required=True, help="file or folder to write")
+    sub.add_argument("--overwrite", action="store_true")
+
+    sub = command("reproduce", _reproduce, "The paper's experiments: printed, logged and measured.")
+    sub.add_argument("--model", "-m", default="smollm2")
+    sub.add_argument("--base", default=None, help="the base model of the same family")
+    sub.add_argument("--jbb", default=None, help="your CSV in the JailbreakBench layout")
+    sub.add_argument("--benign", default=None, help="your benign prompts, as many")
+    sub.add_argument("--quick", action="store_true", help="few prompts")
+    sub.add_argument("--out", "-o", default="runs/reproduce")
+
+    sub = command("doctor", _doctor, "Check that a model behaves as cna expects.")
+    sub.add_argument("model", help="smollm2, a Hugging Face id or folder, or an export")
+    sub.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+    sub.add_argument("--pattern", default="", help="module path of the down projection (regex)")
 
     command("cmake-dir", _cmake_dir, "Print the folder of cna's CMake package.")
     return parser

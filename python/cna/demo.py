@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 from . import _core, tasks
+from .arms import neuron_arms
 from .discovery import discover, universal_neurons
-from .model import load
+from .loading import load
 from .steering import random_like
-from .sweep import neuron_arms, sweep
+from .sweep import sweep
 
 RANDOM_DRAWS = (0, 1, 2)
 

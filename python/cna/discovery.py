@@ -107,7 +107,7 @@ def universal_neurons(
             ids, top_fraction, batch_rows=batch_size, progress=update
         )
     out = UniversalNeurons(
-        tuple(tuple(n) for n in counter.universal(share)),
+        tuple((layer, index) for layer, index in counter.universal(share)),
         len(ids),
         share,
         top_fraction,
@@ -148,17 +148,7 @@ def discover(
         ValueError: bad prompts, fraction outside (0, 1], or k beyond the grid.
         RuntimeError: NaN or infinity in the activations.
     """
-    if k is not None and (isinstance(k, bool) or k != int(k)):
-        raise ValueError(f"discover: expected a whole number for k, got {k}; pass an int")
-    if not 0 < fraction <= 1:
-        raise ValueError(
-            f"discover: expected a fraction above 0 and up to 1, got {fraction}; 0.001 is the paper's"
-        )
-    size = model.n_layers * model.width
-    if k is not None and not 1 <= k <= size:
-        raise ValueError(
-            f"discover: expected k between 1 and {size} neurons, got {k}; choose another k"
-        )
+    check_size(model, fraction, k)
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
     removed: UniversalNeurons | None = None
     if isinstance(universal, UniversalNeurons):
@@ -183,6 +173,32 @@ def discover(
             share_prefix=share_prefix,
             progress=update,
         )
+    return with_prompt_provenance(circuit, model, sides, removed, chat)
+
+
+def check_size(model: Model, fraction: float, k: int | None) -> None:
+    """Raises ValueError unless `fraction` and `k` name a possible size of a circuit."""
+    if k is not None and (isinstance(k, bool) or k != int(k)):
+        raise ValueError(f"discover: expected a whole number for k, got {k}; pass an int")
+    if not 0 < fraction <= 1:
+        raise ValueError(
+            f"discover: expected a fraction above 0 and up to 1, got {fraction}; 0.001 is the paper's"
+        )
+    size = model.n_layers * model.width
+    if k is not None and not 1 <= k <= size:
+        raise ValueError(
+            f"discover: expected k between 1 and {size} neurons, got {k}; choose another k"
+        )
+
+
+def with_prompt_provenance(
+    circuit: _core.Circuit,
+    model: Model,
+    sides: tuple[list[list[int]], list[list[int]]],
+    removed: UniversalNeurons | None,
+    chat: bool | None,
+) -> _core.Circuit:
+    """The circuit with the hashes of its prompts (token ids), chat template and universal filter."""
     template = getattr(model.tokenizer, "chat_template", None) if model.uses_chat(chat) else None
     return circuit.with_provenance(
         prompt_hash=_hash(*sides),

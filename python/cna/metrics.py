@@ -17,7 +17,7 @@ from .prompts import Question, read_quiz
 from .tasks import Task
 
 if TYPE_CHECKING:
-    from .sweep import Arm
+    from .arms import Arm
 
 Update = Callable[[int, int], None] | None
 

@@ -53,7 +53,7 @@ inline ::torch::jit::Module tiny_module(const TinyWeights& weights) {
   auto unit = std::make_shared<jit::CompilationUnit>();
   jit::Module model("Tiny", unit);
   model.register_parameter("embed", weights.embed, false);
-  std::string code = "def forward(self, ids):\n  x = torch.embedding(self.embed, ids)\n";
+  std::string code = "def forward(self, ids):\n  x = self.embed[ids]\n";
   for (size_t l = 0; l < weights.gate.size(); ++l) {
     const std::string n = std::to_string(l);
     jit::Module layer("Layer" + n, unit), mlp("Mlp" + n, unit);

@@ -26,7 +26,7 @@ import gguf
 import numpy as np
 import torch
 from cna.convert import convert, load_control_vector, save_control_vector
-from cna.model import smollm2_source
+from cna.loading import smollm2_source
 
 N_TOKENS = 24
 PROMPTS = ["Start the washing machine.", "Pay my electricity bill.", "Name three fruits."]

@@ -646,7 +646,7 @@ def test_default_model_in_every_format_gives_the_logits_of_steering(
     out = tmp_path / ("out.gguf" if "gguf" in format else "out")
     multiplier = -1.0
     convert(smollm2_circuit, "smollm2", out, format=format, multiplier=multiplier, quiet=True)
-    from cna.model import load_hf
+    from cna.loading import load_hf
 
     if format == "hf":
         consumer = AutoModelForCausalLM.from_pretrained(out)

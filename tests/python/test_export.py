@@ -164,7 +164,7 @@ def test_a_trace_made_elsewhere_can_be_recorded_and_steered(tmp_path: Any) -> No
     hf = make_hf("llama")
     hf.set_attn_implementation("eager")
     try:
-        with torch.no_grad(), sys.modules["cna.export"]._quiet_tracing():
+        with torch.no_grad(), sys.modules["cna.step"].quiet_tracing():
             traced = torch.jit.trace(Plain(hf), torch.randint(0, 9, (1, 6)), check_trace=False)
     finally:
         hf.set_attn_implementation("sdpa")

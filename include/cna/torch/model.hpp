@@ -43,14 +43,21 @@ class Model {
 
 /// How a run over many prompts goes: batches, steering, and how it is watched.
 struct RunOptions {
-  int64_t batch_rows = 64;      ///< prompts per batch, at most
-  int64_t batch_tokens = 4096;  ///< tokens per batch, at most, padding included
-  bool share_prefix = true;     ///< compute the common prefix of all prompts once
+  int64_t batch_rows = 64;  ///< prompts per batch, at most
+  /// Tokens per batch, at most, padding included. 0: what was measured to be fastest, see below.
+  int64_t batch_tokens = 0;
+  bool share_prefix = true;  ///< compute the common prefix of all prompts once
   Intervention intervention{1};
   std::vector<int64_t> arm_of_prompt;  ///< one arm per prompt; empty: arm 0 for all
   std::function<void()> poll;          ///< called often; throws to stop the run
   std::function<void(int64_t done, int64_t total)> progress;
 };
+
+/// Tokens per batch where the caller set none. Passes over whole prompts on a CPU are fastest when
+/// a batch's activations stay in its caches (640 beat 400 and 2048 on SmolLM2, docs/benchmarks.md).
+inline int64_t default_batch_tokens(c10::Device device, bool generates) {
+  return generates || !device.is_cpu() ? 16384 : 640;
+}
 
 /// A run over prompts: holds the lock, the edits and the keys and values of the shared prefix.
 class Run {
@@ -84,6 +91,7 @@ class Run {
   std::unique_lock<std::mutex> lock_;
   std::span<const TokenIds> prompts_;
   const RunOptions& options_;
+  int64_t room_;
   int64_t prefix_ = 0;
   std::vector<at::Tensor> prefix_cache_;  // [arms, heads, prefix, dim]
 };

@@ -49,7 +49,7 @@ def checkpoint(source: Any, near: Path) -> Iterator[tuple[Path, str]]:
     text = os.fspath(source)
     path = Path(text).expanduser()
     if text == "smollm2" and not path.exists():
-        from ..model import load_hf
+        from ..loading import load_hf
 
         with _saved(list(load_hf("smollm2")), near) as folder:
             yield folder, "SmolLM2-135M-Instruct"

@@ -56,7 +56,7 @@ def gguf_path(source: Any) -> Path | None:
         return None
     text = os.fspath(source)
     if text == "smollm2" and not Path(text).exists():
-        from ..model import smollm2_source
+        from ..loading import smollm2_source
 
         folder, name = smollm2_source()
         return folder / name

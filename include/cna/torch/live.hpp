@@ -1,0 +1,49 @@
+/// A host for a model that lives elsewhere, for example a Hugging Face module in Python.
+///
+/// The owner runs the step (with its own hooks calling `Taps::apply`) and this class gives it the
+/// face that the recorder and the generator know. So models that cannot be traced, are quantised,
+/// or are spread over devices are recorded and steered by the same code as archives.
+#pragma once
+
+#include <functional>
+#include <utility>
+
+#include "cna/torch/host.hpp"
+
+namespace cna {
+
+class LiveHost final : public Host {
+ public:
+  using Forward = std::function<at::Tensor(const Step&, Taps&)>;  ///< logits [rows, k, vocab]
+  using Move = std::function<void(c10::Device)>;
+
+  LiveHost(ModelInfo info, Forward forward, Move move)
+      : forward_(std::move(forward)), move_(std::move(move)) {
+    info_ = std::move(info);
+    taps_ = c10::make_intrusive<Taps>(info_.shape.layers);
+  }
+
+  at::Tensor logits(const Step& step) override { return run(step); }
+  void run_to_last_tap(const Step& step) override { run(step); }
+  void to(c10::Device device) override {
+    move_(device);
+    info_.device = device;
+  }
+
+ private:
+  at::Tensor run(const Step& step) {
+    taps_->stopped = nullptr;
+    try {
+      return forward_(step, *taps_);
+    } catch (...) {
+      // A tap's own exception wins over what the owner made of it on the way.
+      if (auto stopped = std::exchange(taps_->stopped, nullptr)) std::rethrow_exception(stopped);
+      throw;
+    }
+  }
+
+  Forward forward_;
+  Move move_;
+};
+
+}  // namespace cna

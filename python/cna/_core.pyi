@@ -1,0 +1,378 @@
+"""
+The C++ part of cna: circuits, interventions and models with taps.
+"""
+from __future__ import annotations
+import collections.abc
+import os
+import torch
+import typing
+__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'torch_version', 'unpad', 'version', 'wilson_interval']
+class Neuron:
+    """
+    One MLP neuron: a place in the model and its signed contrast.
+    """
+    def __eq__(self, arg0: Neuron) -> bool:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __init__(self, layer: typing.SupportsInt | typing.SupportsIndex, index: typing.SupportsInt | typing.SupportsIndex, delta: typing.SupportsFloat | typing.SupportsIndex = 0.0) -> None:
+        ...
+    def __iter__(self) -> collections.abc.Iterator:
+        ...
+    def __repr__(self) -> str:
+        ...
+    @property
+    def delta(self) -> float:
+        """
+        Mean over positive minus mean over negative prompts.
+        """
+    @property
+    def index(self) -> int:
+        """
+        Entry of the vector that enters the down projection.
+        """
+    @property
+    def layer(self) -> int:
+        """
+        Layer, counted from 0.
+        """
+class Overlap:
+    """
+    How two circuits of one model overlap.
+    """
+    def __repr__(self) -> str:
+        ...
+    def _repr_html_(self) -> str:
+        ...
+    @property
+    def jaccard(self) -> float:
+        """
+        Shared over either, 0 to 1.
+        """
+    @property
+    def left(self) -> int:
+        """
+        Neurons in the left circuit.
+        """
+    @property
+    def log10_p_value(self) -> float:
+        """
+        The same where it underflows.
+        """
+    @property
+    def p_value(self) -> float:
+        """
+        Hypergeometric P[at least this many shared] for random circuits of these sizes.
+        """
+    @property
+    def right(self) -> int:
+        """
+        Neurons in the right circuit.
+        """
+    @property
+    def shared(self) -> int:
+        """
+        Neurons in both.
+        """
+class Circuit:
+    """
+    The neurons of one model behind a behaviour, strongest first.
+    
+    Source: arXiv 2605.12290, section 3.
+    """
+    __hash__: typing.ClassVar[None] = None
+    @staticmethod
+    def from_json(text: str) -> Circuit:
+        """
+        Reads what to_json wrote; deltas come back bit for bit.
+        """
+    @staticmethod
+    def load(path: os.PathLike | str | bytes) -> Circuit:
+        """
+        Reads a saved circuit. RuntimeError if unreadable, ValueError or IndexError if it is not a circuit.
+        """
+    def __and__(self, arg0: Circuit) -> Circuit:
+        ...
+    def __contains__(self, arg0: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]) -> bool:
+        ...
+    def __eq__(self, arg0: Circuit) -> bool:
+        ...
+    def __getstate__(self) -> str:
+        ...
+    def __init__(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], neurons: collections.abc.Sequence[Neuron], provenance: dict = {}, universal_removed: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = []) -> None:
+        ...
+    def __iter__(self) -> collections.abc.Iterator:
+        ...
+    def __len__(self) -> int:
+        ...
+    def __or__(self, arg0: Circuit) -> Circuit:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, arg0: str) -> None:
+        ...
+    def __sub__(self, arg0: Circuit) -> Circuit:
+        ...
+    def _repr_html_(self) -> typing.Any:
+        ...
+    def save(self, path: os.PathLike | str | bytes) -> None:
+        """
+        Writes JSON: the whole file, or the old one stays. RuntimeError if it cannot.
+        """
+    def share_in_last_layers(self, n: typing.SupportsInt | typing.SupportsIndex) -> float:
+        """
+        Share of the neurons in the last n layers, 0 to 1.
+        """
+    def to_json(self) -> str:
+        """
+        The circuit as JSON text.
+        """
+    def with_provenance(self, **kwargs) -> Circuit:
+        """
+        A copy with these provenance entries added.
+        """
+    @property
+    def layer_counts(self) -> list[int]:
+        """
+        Neurons per layer, [n_layers].
+        """
+    @property
+    def neurons(self) -> list[Neuron]:
+        """
+        List of Neuron, by |delta| descending, then layer, then index.
+        """
+    @property
+    def provenance(self) -> dict:
+        """
+        What the circuit was found with: model, prompts, options (a copy).
+        """
+    @property
+    def shape(self) -> tuple[int, int]:
+        """
+        (n_layers, width) of the model.
+        """
+    @property
+    def universal_removed(self) -> list[tuple[int, int]]:
+        """
+        (layer, index) of the universal neurons kept out of the circuit.
+        """
+class Intervention:
+    """
+    Affine edits a <- scale * a + shift, for one or several arms.
+    """
+    @staticmethod
+    def ablate(circuit: Circuit) -> Intervention:
+        """
+        a <- 0.
+        """
+    @staticmethod
+    def add(site: str, layer: typing.SupportsInt | typing.SupportsIndex, vector: torch.Tensor, coefficients: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> Intervention:
+        """
+        x <- x + c * vector at a site of one layer, one arm per coefficient.
+        """
+    @staticmethod
+    def concat(parts: collections.abc.Sequence[Intervention]) -> Intervention:
+        """
+        All arms, one after the other.
+        """
+    @staticmethod
+    def mean_ablate(circuit: Circuit, means: torch.Tensor) -> Intervention:
+        """
+        a <- the neuron's mean, means [n_layers, width].
+        """
+    @staticmethod
+    def scale(circuit: Circuit, multipliers: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> Intervention:
+        """
+        a <- m * a at the circuit's neurons, one arm per multiplier.
+        """
+    @staticmethod
+    def set(circuit: Circuit, values: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> Intervention:
+        """
+        a <- value, one per neuron in circuit order.
+        """
+    def __init__(self, arms: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
+        ...
+    def select(self, arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> Intervention:
+        """
+        The chosen arms, in that order.
+        """
+    def then(self, next: Intervention) -> Intervention:
+        """
+        First this, then next.
+        """
+    @property
+    def arms(self) -> int:
+        ...
+    @property
+    def is_identity(self) -> bool:
+        ...
+class UniversalCounter:
+    """
+    Counts how often each neuron is among a prompt's strongest.
+    """
+    def __init__(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], top_fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001) -> None:
+        ...
+    def add(self, activations: torch.Tensor) -> None:
+        """
+        Takes one prompt, [n_layers, width].
+        """
+    def merge(self, other: UniversalCounter) -> None:
+        ...
+    def universal(self, share: typing.SupportsFloat | typing.SupportsIndex = 0.8) -> list[tuple[int, int]]:
+        """
+        (layer, index) of neurons hit in at least `share` of the prompts.
+        """
+    @property
+    def counts(self) -> torch.Tensor:
+        """
+        int32 [n_layers, width]
+        """
+    @property
+    def prompts(self) -> int:
+        ...
+class Taps:
+    """
+    The taps of one model, called by a live model's hooks.
+    """
+    def apply(self, x: torch.Tensor, slot: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
+        """
+        Records and edits x [rows, tokens, features]; returns it, or a changed copy.
+        """
+    def slot(self, site: str, layer: typing.SupportsInt | typing.SupportsIndex) -> int:
+        ...
+class Model:
+    """
+    A language model with taps.
+    """
+    @staticmethod
+    def live(info: dict, forward: collections.abc.Callable, move: collections.abc.Callable) -> Model:
+        """
+        A model that Python runs: forward(ids, mask, positions, keep, cache, taps) -> logits.
+        """
+    @staticmethod
+    def load(path: os.PathLike | str | bytes, pattern: str = '', device: str = 'cpu') -> Model:
+        """
+        Opens an exported folder, or any traced TorchScript language model.
+        """
+    def contrast(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> tuple[dict, dict]:
+        """
+        Moments of both sets: dicts of count, mean and m2, float64 [n_layers, width].
+        """
+    def count_universal(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], top_fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> UniversalCounter:
+        ...
+    def discover(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, k: typing.SupportsInt | typing.SupportsIndex | None = None, universal: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], ranking: str = 'mean_difference', intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> Circuit:
+        ...
+    def divergence(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], continuations: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        (KL from arm 0, log likelihood), each float64 [arms, n].
+        """
+    def dry_run(self, rows: typing.SupportsInt | typing.SupportsIndex, fresh: typing.SupportsInt | typing.SupportsIndex, past: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
+        """
+        Shape of the logits of one step of zeros; on 'meta' it finds leftover device constants.
+        """
+    def generate(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], max_new_tokens: typing.SupportsInt | typing.SupportsIndex = 64, temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], ignore_eos: bool = False, intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> list[list[int]]:
+        """
+        Answers as token ids, without prompt and end token.
+        """
+    def log_likelihood(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], continuations: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> torch.Tensor:
+        """
+        Sum of log probabilities of each continuation, nats, float64 [n].
+        """
+    def logits(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> torch.Tensor:
+        """
+        Logits behind each prompt, float32 [n_prompts, vocab].
+        """
+    def record(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], site: str, intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> torch.Tensor:
+        """
+        Last-token activations, float32 [n_prompts, n_layers, features].
+        """
+    def record_stream(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], site: str, sink: typing.Any, intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> None:
+        """
+        Calls sink(rows, activations [rows, n_layers, features]) batch by batch.
+        """
+    def select(self, positive: dict, negative: dict, fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, k: typing.SupportsInt | typing.SupportsIndex | None = None, universal: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], ranking: str = 'mean_difference') -> Circuit:
+        """
+        The circuit of two sets' moments.
+        """
+    def to(self, device: str) -> None:
+        ...
+    @property
+    def device(self) -> str:
+        ...
+    @property
+    def dtype(self) -> str:
+        ...
+    @property
+    def eos_ids(self) -> list[int]:
+        ...
+    @property
+    def has_cache(self) -> bool:
+        ...
+    @property
+    def has_residual_sites(self) -> bool:
+        ...
+    @property
+    def hidden(self) -> int:
+        ...
+    @property
+    def id(self) -> str:
+        ...
+    @property
+    def max_positions(self) -> int:
+        ...
+    @property
+    def neuron_sites(self) -> list[str]:
+        ...
+    @property
+    def shape(self) -> tuple[int, int]:
+        """
+        (n_layers, width)
+        """
+    @property
+    def vocab(self) -> int:
+        ...
+    @property
+    def weights_hash(self) -> str:
+        ...
+def common_prefix(prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]) -> int:
+    """
+    Tokens shared by all prompts, leaving each one of its own.
+    """
+def compare(a: Circuit, b: Circuit) -> Overlap:
+    """
+    Overlap of two circuits of one model: count, Jaccard, hypergeometric p.
+    """
+def composite_quality(text: str) -> float:
+    """
+    The composite score of the paper's authors' logs, 0 to 1.
+    """
+def four_gram_quality(text: str, n: typing.SupportsInt | typing.SupportsIndex = 4) -> float:
+    """
+    1 - share of repeated word n-grams, 0 to 1; shorter texts score 1.
+    """
+def hypergeometric_upper_tail(population: typing.SupportsInt | typing.SupportsIndex, marked: typing.SupportsInt | typing.SupportsIndex, drawn: typing.SupportsInt | typing.SupportsIndex, shared: typing.SupportsInt | typing.SupportsIndex) -> float:
+    """
+    P[X >= shared], exact.
+    """
+def inspect_archive(path: os.PathLike | str | bytes, pattern: str = '') -> dict:
+    """
+    What grafting finds in a TorchScript file.
+    """
+def mcnemar_exact(gained: typing.SupportsInt | typing.SupportsIndex, lost: typing.SupportsInt | typing.SupportsIndex) -> float:
+    """
+    Two-sided exact McNemar p for paired yes/no answers.
+    """
+def merge_moments(a: dict, b: dict) -> dict:
+    """
+    Moments of both streams together, exact (Chan et al. 1983).
+    """
+def unpad(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[list[int]]:
+    """
+    Rows without padding, whichever side it is on.
+    """
+def wilson_interval(successes: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, confidence: typing.SupportsFloat | typing.SupportsIndex = 0.95) -> tuple[float, float]:
+    """
+    Wilson score interval (low, high) of a rate.
+    """
+torch_version: str = '2.13.0'
+version: str = '0.1.0'

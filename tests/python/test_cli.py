@@ -1,0 +1,135 @@
+"""The command line: each command does its job, and bad input ends with one line and code 2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cna
+import pytest
+from cna.cli import build_parser, main
+from conftest import PROMPTS, make_hf, make_tokenizer
+
+COMMANDS = ["demo", "export", "discover", "generate", "sweep", "compare", "report", "cmake-dir"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "pos.txt").write_text("\n".join(PROMPTS[:4]) + "\n\n")
+    (tmp_path / "neg.csv").write_text("prompt\n" + "\n".join(f'"{p}"' for p in PROMPTS[4:]))
+    lines = [json.dumps({"prompt": p}) for p in PROMPTS[:2]]
+    (tmp_path / "ask.jsonl").write_text("\n".join(lines))
+    return {n: str(tmp_path / n) for n in ("pos.txt", "neg.csv", "ask.jsonl", "c.json")}
+
+
+def discover(exports: Any, files: dict[str, str], *more: str) -> int:
+    arguments = ["discover", "-m", str(exports("llama")), "--positive", files["pos.txt"]]
+    arguments += ["--negative", files["neg.csv"], "-o", files["c.json"], "--universal", "none"]
+    return main([*arguments, *more])
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    err = [x for x in capsys.readouterr().err.splitlines() if x.strip()]
+    assert len(err) == 1 and err[0].startswith("cna "), err
+    return err[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0 and "usage: cna" in capsys.readouterr().out
+
+
+def test_discover_writes_the_circuit_of_the_api(
+    exports: Any, tiny: cna.Model, files: dict[str, str]
+) -> None:
+    assert discover(exports, files, "--k", "7") == 0
+    circuit = cna.Circuit.load(files["c.json"])
+    expected = cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=7, universal=None)
+    assert circuit.neurons == expected.neurons
+
+
+def test_generate_steers(
+    exports: Any, tiny: cna.Model, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    discover(exports, files, "--k", "7")
+    capsys.readouterr()
+    arguments = ["generate", "-m", str(exports("llama")), "--prompts", files["ask.jsonl"]]
+    arguments += ["-c", files["c.json"], "--multiplier", "-1", "--max-new-tokens", "6", "--json"]
+    assert main(arguments) == 0
+    rows = [json.loads(x) for x in capsys.readouterr().out.splitlines()]
+    with tiny.steer(cna.Circuit.load(files["c.json"]), -1.0):
+        expected = tiny.generate(PROMPTS[:2], max_new_tokens=6)
+    assert [r["answer"] for r in rows] == expected
+
+
+def test_compare_prints_the_overlap(
+    exports: Any, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    discover(exports, files, "--k", "7")
+    assert (
+        main(["compare", files["c.json"], files["c.json"], "--plot", str(tmp_path / "o.png")]) == 0
+    )
+    assert "shared 7, Jaccard 1.0000" in capsys.readouterr().out
+    assert (tmp_path / "o.png").stat().st_size > 1000
+
+
+def test_export_and_sweep(
+    tmp_path: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hf = tmp_path / "hf"
+    make_hf("llama").save_pretrained(hf)
+    make_tokenizer().save_pretrained(hf)
+    assert main(["export", "-m", str(hf), "-o", str(tmp_path / "exported")]) == 0
+    user = tmp_path / "task"
+    user.mkdir()
+    for name, rows in (
+        ("positive", PROMPTS[:4]),
+        ("negative", PROMPTS[4:]),
+        ("evaluation", ["Go."]),
+    ):
+        (user / f"{name}.txt").write_text("\n".join(rows))
+    arguments = ["sweep", "-m", str(tmp_path / "exported"), "--task", str(user), "--baselines", ""]
+    arguments += ["--multipliers", "0,1", "--max-new-tokens", "3", "--quiz-questions", "2"]
+    assert main([*arguments, "-o", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run/report.html").exists()
+    (tmp_path / "run/report.html").unlink()
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["discover", "-m", "/no/such", "--task", "capitals"],
+        ["discover", "--positive", "only.txt"],
+        ["discover", "--task", "no-such-task"],
+        ["discover", "--positive", "/no/such.txt", "--negative", "/no/such.txt"],
+        ["generate", "-m", "/no/such", "hello"],
+        ["generate", "-c", "/no/such.json", "hello"],
+        ["sweep", "--task", "no-such-task"],
+        ["compare", "/no/a.json", "/no/b.json"],
+        ["report", "/no/such/folder"],
+        ["export", "-m", "/no/such/model", "-o", "/tmp/x"],
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    one_line(capsys)
+
+
+def test_an_empty_prompt_file_is_one_line_and_code_2(
+    tmp_path: Path, exports: Any, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(files["pos.txt"]).write_text("")
+    assert discover(exports, files) == 2
+    assert "pos.txt" in one_line(capsys)
+
+
+def test_no_command_prints_help() -> None:
+    assert main([]) == 2
+    assert build_parser().prog == "cna"

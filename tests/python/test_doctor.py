@@ -1,0 +1,230 @@
+"""The doctor passes sound models, and each of its checks fails on a model that is broken that way."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cna
+import pytest
+import torch
+from cna.doctor import Check, check, main_doctor, relative_difference
+from conftest import CHAT_TEMPLATE, make_hf, make_tokenizer
+
+NAMES = [
+    "archive is as exported",
+    "one BOS",
+    "chat template",
+    "padding sides",
+    "EOS",
+    "batch equals single",
+    "shared prefix equals none",
+    "exported equals Hugging Face",
+    "no neurons change nothing",
+    "multiplier 1 is the model",
+]
+
+
+def failures(checks: list[Check]) -> set[str]:
+    for one in checks:
+        assert one.passed or one.fix, one
+        assert "\n" not in one.detail + one.fix
+    return {c.name for c in checks if not c.passed}
+
+
+def broken_mlp(wrong: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A copy of the tiny model whose last MLP changes what it is given."""
+    hf = copy.deepcopy(make_hf("llama"))
+
+    class Wrong(type(hf.model.layers[-1].mlp)):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(wrong(x))
+
+    hf.model.layers[-1].mlp.__class__ = Wrong
+    return hf
+
+
+@pytest.fixture
+def exported(tmp_path: Path, exports: Any) -> Path:
+    return shutil.copytree(exports("llama"), tmp_path / "m")
+
+
+def edit_manifest(folder: Path, **changes: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_sound_model_passes_every_check(tiny: cna.Model, tiny_hf: Any) -> None:
+    checks = check(tiny, tiny_hf)
+    assert failures(checks) == set()
+    assert [c.name for c in checks] == NAMES
+    assert not any(c.skipped for c in checks)
+
+
+def test_checks_do_not_change_the_tokenizer(tiny: cna.Model) -> None:
+    before = tiny.tokenizer.padding_side
+    check(tiny)
+    assert tiny.tokenizer.padding_side == before
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3", "mistral"])
+def test_other_families_pass(exports: Any, family: str) -> None:
+    assert failures(check(cna.load(exports(family)), make_hf(family))) == set()
+
+
+def test_a_bfloat16_model_passes(exports: Any) -> None:
+    model = cna.load(exports("llama", torch.bfloat16))
+    assert failures(check(model, make_hf("llama", torch.bfloat16))) == set()
+
+
+def test_the_command_prints_lines_and_returns_0(
+    exported: Path, tiny_hf: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_doctor(str(exported), hf_model=tiny_hf) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(NAMES) + 1 and all(line.startswith("pass") for line in lines[:-1])
+    assert lines[-1] == "10 of 10 hold"
+
+
+def test_the_command_names_the_fix_and_returns_1(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_manifest(exported, eos_token_ids=[])
+    assert main_doctor(str(exported)) == 1
+    out = capsys.readouterr().out
+    assert "FAIL  EOS: none: answers never end\n      -> set eos_token_id" in out
+    assert out.splitlines()[-1].endswith("1 fail")
+
+
+def test_without_a_hugging_face_model_that_check_is_skipped(exported: Path) -> None:
+    skipped = [c for c in check(str(exported)) if c.skipped]
+    assert [c.name for c in skipped] == ["exported equals Hugging Face"]
+
+
+def test_a_doubled_bos_fails(tiny: cna.Model, tiny_hf: Any) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ bos_token }}" + CHAT_TEMPLATE
+    model = cna.Model(tiny.core, tokenizer, None)
+    assert failures(check(model, tiny_hf)) == {"one BOS"}
+
+
+def test_a_template_of_the_day_fails(tiny: cna.Model, tiny_hf: Any) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "You are", "Today is {{ strftime_now('%d %b %Y') }}. You are"
+    )
+    model = cna.Model(tiny.core, tokenizer, None)
+    assert failures(check(model, tiny_hf)) == {"chat template"}
+
+
+def test_a_template_without_the_message_fails(tiny: cna.Model) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ bos_token }}Hello {{ messages[0].content | upper }}"
+    assert "chat template" in failures(check(cna.Model(tiny.core, tokenizer, None)))
+
+
+def test_a_missing_template_fails(tiny: cna.Model) -> None:
+    model = cna.Model(tiny.core, make_tokenizer(chat=False), None)
+    assert failures(check(model)) == {"chat template"}
+
+
+def test_another_template_than_at_export_fails(exported: Path, tiny_hf: Any) -> None:
+    edit_manifest(exported, chat_template_sha256="0" * 64)
+    assert failures(check(cna.load(exported), tiny_hf)) == {"chat template"}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_that_loses_tokens_fails(tiny: cna.Model, tiny_hf: Any, side: str) -> None:
+    tokenizer = make_tokenizer()
+    pad = tokenizer.pad
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        out = pad(*args, **kwargs)
+        if tokenizer.padding_side == side:
+            out["attention_mask"].fill_(1)
+        return out
+
+    tokenizer.pad = wrong
+    model = cna.Model(tiny.core, tokenizer, None)
+    assert failures(check(model, tiny_hf)) == {"padding sides"}
+
+
+@pytest.mark.parametrize("eos", [[], [256], [10**6]])
+def test_a_missing_or_wrong_eos_fails(exported: Path, tiny_hf: Any, eos: list[int]) -> None:
+    edit_manifest(exported, eos_token_ids=eos)
+    assert failures(check(cna.load(exported), tiny_hf)) == {"EOS"}
+
+
+def test_a_model_that_mixes_prompts_fails(tmp_path: Path) -> None:
+    hf = broken_mlp(lambda x: x + 3 * x[:, -1:].mean(0, keepdim=True))
+    folder = cna.export(hf, make_tokenizer(), tmp_path / "m")
+    assert "batch equals single" in failures(check(cna.load(folder), hf))
+
+
+def test_a_model_that_looks_ahead_fails_with_a_shared_prefix(tmp_path: Path) -> None:
+    hf = copy.deepcopy(make_hf("llama"))
+
+    class Wrong(type(hf.model.layers[0].mlp)):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            # The last token of a pass leaks into the others: a later layer sees it.
+            return super().forward(x + x[:, -1:])
+
+    hf.model.layers[0].mlp.__class__ = Wrong
+    folder = cna.export(hf, make_tokenizer(), tmp_path / "m")
+    assert failures(check(cna.load(folder), hf)) == {"shared prefix equals none"}
+
+
+def test_other_weights_than_the_hugging_face_model_fail(tiny: cna.Model) -> None:
+    other = make_hf("llama", seed=1)
+    assert failures(check(tiny, other)) == {"exported equals Hugging Face"}
+
+
+def test_a_model_of_chance_changes_without_neurons_and_at_multiplier_1(tmp_path: Path) -> None:
+    hf = broken_mlp(lambda x: x + 1e-6 * torch.randn_like(x))
+    folder = cna.export(hf, make_tokenizer(), tmp_path / "m")
+    found = failures(check(cna.load(folder), hf))
+    assert found == {"no neurons change nothing", "multiplier 1 is the model"}
+
+
+def test_a_changed_archive_fails(exported: Path) -> None:
+    edit_manifest(exported, sha256="0" * 64)
+    assert failures(check(str(exported))) == {"archive is as exported"}
+
+
+def test_a_truncated_archive_fails_twice(exported: Path) -> None:
+    whole = (exported / "model.pt").read_bytes()
+    (exported / "model.pt").write_bytes(whole[: len(whole) // 2])
+    assert failures(check(str(exported))) == {"archive is as exported", "model opens"}
+    assert main_doctor(str(exported)) == 1
+
+
+def test_a_name_of_nothing_fails() -> None:
+    assert failures(check("./no/such/model")) == {"model opens"}
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::FutureWarning")
+def test_a_bare_archive_is_checked_with_token_ids(tmp_path: Path, tiny_hf: Any) -> None:
+    class Bare(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = tiny_hf
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return self.model(input_ids=input_ids, use_cache=False).logits
+
+    with torch.no_grad():
+        traced = torch.jit.trace(Bare().eval(), (torch.ones(1, 6, dtype=torch.long),))
+    traced.save(str(tmp_path / "bare.pt"))
+    checks = check(str(tmp_path / "bare.pt"))
+    assert {"one BOS", "chat template", "padding sides"} <= {c.name for c in checks if c.skipped}
+    assert failures(checks) == {"EOS"}  # such a file does not say
+
+
+def test_relative_difference_is_infinite_for_what_is_not_finite() -> None:
+    a = torch.tensor([1.0, float("nan")])
+    assert relative_difference(a, torch.ones(2)) == float("inf")
+    assert relative_difference(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0])) == 0.5
