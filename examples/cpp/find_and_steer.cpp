@@ -4,16 +4,18 @@
 //
 // MODEL is a folder made by `cna export`. POSITIVE, NEGATIVE and PROMPT are text files with one
 // prompt a line, as token ids separated by spaces. The circuit is saved as CIRCUIT (JSON).
+#include <fmt/ranges.h>
+
 #include <cna/torch/discover.hpp>
 #include <cna/torch/generate.hpp>
-
 #include <cstdio>
 #include <fstream>
 #include <sstream>
 
 std::vector<cna::TokenIds> read_tokens(const char* path) {
   std::ifstream file(path);
-  if (!file) cna::throw_error("read_tokens: expected a file at '{}', found none; check the path", path);
+  if (!file)
+    cna::throw_error("read_tokens: expected a file at '{}', found none; check the path", path);
   std::vector<cna::TokenIds> prompts;
   for (std::string line; std::getline(file, line);) {
     std::istringstream numbers(line);
@@ -39,7 +41,8 @@ int main(int argc, char** argv) {
 
     cna::RunOptions ablated;
     ablated.intervention = cna::Intervention::ablate(circuit);
-    for (const auto& answer : cna::generate(model, read_tokens(argv[4]), {.max_new_tokens = 16}, ablated))
+    for (const auto& answer :
+         cna::generate(model, read_tokens(argv[4]), {.max_new_tokens = 16}, ablated))
       fmt::print("steered: {}\n", fmt::join(answer, " "));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -270,7 +270,10 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _cmake_dir(_: argparse.Namespace) -> int:
-    print(Path(__file__).parent / "share" / "cmake" / "cna")
+    from . import _core
+
+    # Beside the compiled module: in an editable install that is not where this file is.
+    print(Path(_core.__file__).parent / "share" / "cmake" / "cna")
     return 0
 
 

@@ -328,7 +328,9 @@ def contrast_distributed(
         size = 2 + 4 * shape[0] * shape[1]
         for values in _run_shards(processes, shards, size, compute, update):
             sides = _unpack(values, shape)
-            merged = [_core.merge_moments(*ab) for ab in zip(merged, sides, strict=True)] or sides
+            if merged:
+                sides = [_core.merge_moments(a, b) for a, b in zip(merged, sides, strict=True)]
+            merged = sides
         return (merged[0], merged[1]) if processes.rank == 0 else None
 
 

@@ -47,7 +47,7 @@ def check_consumer(folder: Path, model: Path) -> None:
     core = subprocess.run([folder / "core_only"], capture_output=True, text=True)
     assert core.returncode == 0 and core.stdout == "1 2\n"
     linked = subprocess.run(["ldd", folder / "core_only"], capture_output=True, text=True).stdout
-    assert "torch" not in linked and "c10" not in linked
+    assert "libtorch" not in linked and "libc10" not in linked
     out = subprocess.run([folder / "with_torch", model], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     expected = cna.load(model).core.generate([[1, 2, 3], [4, 5]], max_new_tokens=4, ignore_eos=True)

@@ -93,9 +93,9 @@ def run_ranks(
     finished = []
     try:
         for process in running:
-            out, err = process.communicate(timeout=240)
+            out, err = process.communicate(timeout=90)
             finished.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
-            if process.returncode == 3:  # as torchrun does, one failure ends the others
+            if process.returncode != 0:  # as torchrun does, one failure ends the others
                 for other in running:
                     other.kill()
     finally:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cna import analysis, plots
+from cna.plots import style
 from matplotlib.figure import Figure
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -241,10 +242,10 @@ def test_unknown_methods_draw_under_their_own_name():
 def test_colours_differ_for_every_method_also_in_grey():
     grey = [
         float(np.dot(matplotlib.colors.to_rgb(c), (0.299, 0.587, 0.114)))
-        for c in (plots._COLOURS["cna"], plots._COLOURS["caa"], plots._COLOURS["caa-mlp"])
+        for c in (style.COLOURS["cna"], style.COLOURS["caa"], style.COLOURS["caa-mlp"])
     ]
     assert min(abs(a - b) for a, b in itertools.combinations(grey, 2)) > 0.04
-    assert len(set(plots._MARKERS.values())) == len(plots._MARKERS)
+    assert len(set(style.MARKERS.values())) == len(style.MARKERS)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

@@ -1,0 +1,65 @@
+"""Judges from JSON: values and files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .answer import AnswerJudge
+from .keyword import KeywordJudge
+
+
+def from_dict(values: object, name: str = "judge") -> KeywordJudge | AnswerJudge:
+    """Build a judge from JSON values: {"kind": "keyword", ...} or {"kind": "answer", ...}.
+
+    Raises ValueError for another kind, a missing field or a field of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"judges.from_dict: expected a JSON object, got {type(values).__name__}; "
+            'write {"kind": "keyword", "name": ..., "patterns": [...]}'
+        )
+    kind = values.get("kind", "keyword")
+    fields = {k: v for k, v in values.items() if k != "kind"}
+    fields.setdefault("name", name)
+    allowed = {
+        "keyword": {"name", "patterns", "regex", "first_chars", "ignore_case"},
+        "answer": {"name", "answers"},
+    }
+    needed = {"keyword": "patterns", "answer": "answers"}
+    if kind not in allowed:
+        raise ValueError(
+            f"judges.from_dict: expected kind 'keyword' or 'answer', got {kind!r}; correct the kind"
+        )
+    unknown = sorted(set(fields) - allowed[kind])
+    if unknown or needed[kind] not in fields:
+        wrong = f"unknown {unknown}" if unknown else f"no {needed[kind]!r}"
+        raise ValueError(
+            f"judges.from_dict: expected the fields {sorted(allowed[kind])}, got {wrong}; "
+            "correct the fields"
+        )
+    if kind == "answer":
+        return AnswerJudge(**fields)
+    if not isinstance(fields["patterns"], list):
+        raise ValueError(
+            "judges.from_dict: expected patterns as a list of strings, got "
+            f"{type(fields['patterns']).__name__}; put them in [ ]"
+        )
+    return KeywordJudge(**fields)
+
+
+def load(path: str | Path) -> KeywordJudge | AnswerJudge:
+    """Read a judge that `save` wrote (a JSON file).
+
+    Raises ValueError for a missing file, one that is not UTF-8 or JSON, or wrong fields.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"judges.load: expected a JSON file, got {str(path)!r}; no such file")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"judges.load: expected JSON in UTF-8, got {str(path)!r} ({error}); mend the file"
+        ) from None
+    return from_dict(values, name=path.stem)

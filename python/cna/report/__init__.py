@@ -1,0 +1,61 @@
+"""One self-contained page on a run: what was found, what steering did, and what that does not show.
+
+The page needs no network and runs no script: its style is inline, its images are data URIs.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from .figures import drawn_images, stored_images
+from .page import page_html
+from .reading import read_circuit, read_run, read_table
+
+__all__ = ["write_report"]
+
+
+def write_report(run_folder: str | os.PathLike[str]) -> Path:
+    """Writes `report.html` into a run's folder from what is there, and returns its path.
+
+    Reads circuit.json, table.csv, answers.csv, run.json, and .png images in the folder and in
+    figures/; each may be missing, not all. Without images, figures are drawn from the circuit and
+    the table.
+    Raises:
+        ValueError: no folder, nothing of a run in it, or a part that is empty or malformed.
+        RuntimeError: a file that cannot be read or written.
+    """
+    folder = Path(run_folder)
+    if not folder.is_dir():
+        raise ValueError(
+            f"write_report: expected a run's folder, got '{folder}'; pass the folder that holds "
+            "run.json"
+        )
+    run = read_run(folder / "run.json")
+    circuit = read_circuit(folder / "circuit.json")
+    table = read_table(folder / "table.csv", ("method", "strength", "rate"))
+    answers = read_table(folder / "answers.csv", ("method", "strength", "prompt", "answer"))
+    if run is None and circuit is None and table is None and answers is None:
+        raise ValueError(
+            "write_report: expected circuit.json, table.csv, answers.csv or run.json, got none in "
+            f"'{folder}'; pass the folder of a run"
+        )
+    images = stored_images(folder) or drawn_images(circuit, table)
+    html = page_html(run or {}, circuit, table, answers, images)
+    path = folder / "report.html"
+    _write(path, html)
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RuntimeError(
+            f"write_report: expected to write '{path}', got: {error.strerror or error}; check the "
+            "folder"
+        ) from None
