@@ -17,10 +17,12 @@ export HF_HUB_OFFLINE ?= 1
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
 
-$(VENV)/.ready: requirements-dev.txt requirements-extra.txt
+$(VENV)/.ready: $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r requirements-extra.txt
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements/dev.txt
+	$(BIN)/pip install -q --disable-pip-version-check -c requirements/dev.txt \
+	  -r requirements/evaluation.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r requirements/no-deps.txt
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --ignore-requires-python \
 	  comma-deps-catch2==2.13.10.post96
 	touch $@

@@ -113,8 +113,8 @@ def report(args: argparse.Namespace, rows: dict[int, list[dict[str, Any]]]) -> s
             *table,
             "",
             "Processes share nothing but the moments (four float64 grids per chunk), which rank 0",
-            "merges in the order of the chunks. Where processes outnumber cores the row says so: it shows what",
-            "the machine does, not what the method could.",
+            "merges in the order of the chunks. Where processes outnumber cores, the row says so: it",
+            "shows what the machine does, not what the method could.",
             "",
         ]
     )

@@ -36,11 +36,31 @@ void keep_input(int signal) {
 std::size_t below(Random& random, std::size_t limit) { return limit == 0 ? 0 : random() % limit; }
 
 const std::vector<std::string>& words() {
-  static const std::vector<std::string> list{
-      "\"format\"",   "\"neurons\"", "\"provenance\"", "[",     "]",       "{",          "}",
-      "null",         "-1",          "2147483648",     "1e400", "1e-5000", "4294967296", "NaN",
-      "\"\\ud800\"",  "true",        "0.5",            ",",     ":",       "\"",         "[[0,0,0]]",
-      "[[[[[[[[[[[[", "\xff\xfe",    "\xed\xa0\x80",   "\\u0000"};
+  static const std::vector<std::string> list{"\"format\"",
+                                             "\"neurons\"",
+                                             "\"provenance\"",
+                                             "[",
+                                             "]",
+                                             "{",
+                                             "}",
+                                             "null",
+                                             "-1",
+                                             "2147483648",
+                                             "1e400",
+                                             "1e-5000",
+                                             "4294967296",
+                                             "NaN",
+                                             "\"\\ud800\"",
+                                             "true",
+                                             "0.5",
+                                             ",",
+                                             ":",
+                                             "\"",
+                                             "[[0,0,0]]",
+                                             "[[[[[[[[[[[[",
+                                             "\xff\xfe",
+                                             "\xed\xa0\x80",
+                                             "\\u0000"};
   return list;
 }
 

@@ -63,7 +63,8 @@ std::vector<Batch> Run::batches() const {
   const int64_t rows = info().has_cache() ? options_.batch_rows : 1;
   const int64_t tokens = options_.batch_tokens > 0 ? options_.batch_tokens
                                                    : default_batch_tokens(info().device, room_ > 0);
-  return make_batches(prompts_, prefix_, {rows, tokens}, info().device);
+  return make_batches(prompts_, prefix_, {rows, tokens, room_ > 0 ? 0 : kBatchOverhead},
+                      info().device);
 }
 
 void Run::compute_prefix() {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "cna/error.hpp"
@@ -52,6 +53,42 @@ int64_t common_prefix(std::span<const TokenIds> prompts) {
   return static_cast<int64_t>(shared);
 }
 
+namespace {
+
+/// Ends of the batches, for lengths in descending order. A batch costs rows * longest + overhead;
+/// the cheapest cut is found by dynamic programming over where the last batch begins.
+std::vector<size_t> cut(const std::vector<int64_t>& lengths, const BatchLimits& limits) {
+  const size_t n = lengths.size();
+  const auto fits = [&](size_t from, size_t to) {
+    const auto rows = static_cast<int64_t>(to - from);
+    return rows == 1 || (rows <= limits.rows && rows * lengths[from] <= limits.tokens);
+  };
+  std::vector<size_t> ends;
+  if (limits.overhead == 0) {
+    for (size_t from = 0; from < n;) {
+      size_t to = from + 1;
+      while (to < n && fits(from, to + 1)) ++to;
+      ends.push_back(from = to);
+    }
+    return ends;
+  }
+  std::vector<int64_t> cost(n + 1, 0);
+  std::vector<size_t> begin(n + 1, 0);
+  for (size_t to = 1; to <= n; ++to) {
+    cost[to] = std::numeric_limits<int64_t>::max();
+    for (size_t from = to; from-- > 0 && fits(from, to);) {
+      const int64_t total =
+          cost[from] + static_cast<int64_t>(to - from) * lengths[from] + limits.overhead;
+      if (total < cost[to]) cost[to] = total, begin[to] = from;
+    }
+  }
+  for (size_t to = n; to > 0; to = begin[to]) ends.push_back(to);
+  std::reverse(ends.begin(), ends.end());
+  return ends;
+}
+
+}  // namespace
+
 std::vector<Batch> make_batches(std::span<const TokenIds> prompts, int64_t prefix,
                                 const BatchLimits& limits, c10::Device device) {
   std::vector<int64_t> order(prompts.size());
@@ -61,13 +98,12 @@ std::vector<Batch> make_batches(std::span<const TokenIds> prompts, int64_t prefi
   };
   std::stable_sort(order.begin(), order.end(),
                    [&](int64_t a, int64_t b) { return length(a) > length(b); });
+  std::vector<int64_t> lengths;
+  for (const int64_t row : order) lengths.push_back(length(row));
   std::vector<Batch> out;
-  for (size_t from = 0; from < order.size();) {
-    const int64_t longest = length(order[from]);
-    size_t to = from + 1;
-    while (to < order.size() && static_cast<int64_t>(to - from) < limits.rows &&
-           static_cast<int64_t>(to - from + 1) * longest <= limits.tokens)
-      ++to;
+  size_t from = 0;
+  for (const size_t to : cut(lengths, limits)) {
+    const int64_t longest = lengths[from];
     const auto rows = static_cast<int64_t>(to - from);
     Batch batch;
     batch.rows.assign(order.begin() + static_cast<int64_t>(from),

@@ -20,7 +20,7 @@ if torch.__version__.split(".")[:2] != _built_against.split(".")[:2]:
         "pip install --no-build-isolation --force-reinstall --no-deps cna"
     )
 
-from . import _core, analysis, judges, prompts, tasks
+from . import _core, analysis, doctor, judges, prompts, tasks
 from ._core import Circuit, Intervention, Neuron, Overlap, compare
 from .convert import Conversion, convert
 from .discovery import UniversalNeurons, discover, record, universal_neurons
@@ -28,6 +28,7 @@ from .export import export
 from .live import live
 from .loading import load
 from .model import Model
+from .reproduce import Reproduction, reproduce
 from .steering import SteeringVector, caa, caa_mlp, random_like
 from .sweep import SweepResult, sweep
 
@@ -40,6 +41,7 @@ __all__ = [
     "Model",
     "Neuron",
     "Overlap",
+    "Reproduction",
     "SteeringVector",
     "SweepResult",
     "UniversalNeurons",
@@ -49,6 +51,7 @@ __all__ = [
     "compare",
     "convert",
     "discover",
+    "doctor",
     "export",
     "judges",
     "live",
@@ -56,6 +59,7 @@ __all__ = [
     "prompts",
     "random_like",
     "record",
+    "reproduce",
     "sweep",
     "tasks",
     "universal_neurons",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -192,7 +193,8 @@ class Shards:
         if self.folder is None or not self.path(chunk).exists():
             return None
         try:
-            with np.load(self.path(chunk), allow_pickle=False) as file:
+            data = io.BytesIO(self.path(chunk).read_bytes())
+            with np.load(data, allow_pickle=False) as file:
                 values = torch.from_numpy(file["values"])
                 if str(file["fingerprint"]) != self.fingerprint or int(file["chunk"]) != chunk:
                     return None

@@ -6,7 +6,7 @@
 
 From a shell, with everything that `lm_eval` takes:
 
-    python -m cna.lm_eval run --model cna --tasks hellaswag \\
+    python -m cna.lm_eval run --model cna --batch_size 64 --tasks hellaswag \\
         --model_args pretrained=smollm2,circuit=circuit.json,multiplier=0
 
 Needs the package lm-eval; requirements/evaluation.txt says how to install it beside a CPU torch.
@@ -19,6 +19,8 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from . import _core
 from .loading import load
@@ -62,7 +64,7 @@ class CnaLM(LM):  # type: ignore[misc]
             only few tasks use (LAMBADA's accuracy does); False saves a forward pass per prompt and
             says False.
         seed: of sampled answers.
-        device, dtype: for `cna.load`.
+        device, dtype: for `cna.load`; the CPU where there is no CUDA device.
     Raises:
         ValueError: a model without tokenizer, or active steering with one strength per prompt.
     """
@@ -84,6 +86,8 @@ class CnaLM(LM):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         if not isinstance(pretrained, Model):
+            if str(device).startswith("cuda") and not torch.cuda.is_available():
+                device = "cpu"  # the harness names cuda:0 on every machine
             pretrained = load(pretrained, device=device or "cpu", dtype=dtype)
         self.model = pretrained
         if self.model.tokenizer is None:

@@ -103,6 +103,8 @@ class Reproduction:
     def __str__(self) -> str:
         parts = [f"{self.model_id}: {self._in_paper()}"]
         for name, table in self.tables.items():
+            if name == "layer_counts":  # layers that hold none are left out here
+                table = table[(table["count"] > 0) | (table["log_count"] > 0)]
             text = table.to_string(index=False, na_rep="-", float_format=lambda x: f"{x:.3f}")
             parts.append(f"{_TITLES[name]}\n{text}")
         parts.append("Notes\n" + "\n".join(f"- {note}" for note in self.notes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import tempfile
@@ -53,7 +54,11 @@ def save_run(result: SweepResult, folder: Path, report: bool = True) -> Path:
         ) from None
     result.circuit.save(folder / "circuit.json")
     write_whole(folder / "table.csv", lambda p: result.table.to_csv(p, index=False))
-    write_whole(folder / "answers.csv", lambda p: result.answers.to_csv(p, index=False))
+    # Quoted: a carriage return in an answer ends a row otherwise.
+    quoting: Any = csv.QUOTE_NONNUMERIC
+    write_whole(
+        folder / "answers.csv", lambda p: result.answers.to_csv(p, index=False, quoting=quoting)
+    )
     settings = json.dumps(result.settings, indent=2) + "\n"
     write_whole(folder / "run.json", lambda p: p.write_text(settings, encoding="utf-8"))
     figures = folder / "figures"

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <limits>
 #include <thread>
 
 #include "catch.hpp"
@@ -176,4 +177,34 @@ TEST_CASE("common_prefix: leaves every prompt a token of its own") {
   CHECK(common_prefix(std::vector<TokenIds>{{1, 2, 3}, {1, 2, 4}}) == 2);
   CHECK(common_prefix(std::vector<TokenIds>{{1, 2}, {1, 2}}) == 1);
   CHECK(common_prefix(std::vector<TokenIds>{{1}, {1, 2}}) == 0);
+}
+
+TEST_CASE("make_batches: the cut with an overhead is the cheapest of all cuts") {
+  std::vector<TokenIds> prompts;
+  for (const size_t n : {9, 9, 8, 5, 5, 4, 2, 1}) prompts.emplace_back(n, 1);
+  const auto cost = [](const std::vector<Batch>& batches) {
+    int64_t sum = 0;
+    for (const Batch& b : batches) sum += b.ids.numel() + 3;
+    return sum;
+  };
+  const c10::Device cpu(c10::kCPU);
+  const auto batches = make_batches(prompts, 0, {4, 30, 3}, cpu);
+  // Every set of cuts between the eight prompts, within the limits.
+  int64_t best = std::numeric_limits<int64_t>::max();
+  for (int mask = 0; mask < 128; ++mask) {
+    int64_t sum = 0, from = 0;
+    bool allowed = true;
+    for (int64_t to = 1; to <= 8; ++to) {
+      if (to < 8 && !(mask >> (to - 1) & 1)) continue;
+      const int64_t longest = static_cast<int64_t>(prompts[static_cast<size_t>(from)].size());
+      allowed = allowed && to - from <= 4 && (to - from) * longest <= 30;
+      sum += (to - from) * longest + 3;
+      from = to;
+    }
+    if (allowed) best = std::min(best, sum);
+  }
+  CHECK(cost(batches) == best);
+  size_t rows = 0;
+  for (const Batch& b : batches) rows += b.rows.size();
+  CHECK(rows == prompts.size());
 }

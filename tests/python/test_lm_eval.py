@@ -286,13 +286,14 @@ metadata:
 
 
 def test_the_harness_makes_the_model_by_name(
-    exports: Any, circuit: cna.Circuit, tmp_path: Path
+    exports: Any, circuit: cna.Circuit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     circuit.save(tmp_path / "circuit.json")
     folder = exports("llama")
     lm = lm_eval.api.registry.get_model("cna").create_from_arg_string(
         f"pretrained={folder},circuit={tmp_path / 'circuit.json'},multiplier=0.5",
-        {"batch_size": 8, "max_batch_size": None, "device": "cpu"},
+        {"batch_size": 8, "max_batch_size": None, "device": "cuda:0"},
     )
     assert isinstance(lm, CnaLM)
     assert (lm.multiplier, lm.batch_size, len(lm.circuit)) == (0.5, 8, len(circuit))

@@ -53,6 +53,9 @@ struct RunOptions {
   std::function<void(int64_t done, int64_t total)> progress;
 };
 
+/// What one more batch costs, in tokens: reading all weights once takes as long as about so many.
+inline constexpr int64_t kBatchOverhead = 48;
+
 /// Tokens per batch where the caller set none. Passes over whole prompts on a CPU are fastest when
 /// a batch's activations stay in its caches (640 beat 400 and 2048 on SmolLM2, docs/benchmarks.md).
 inline int64_t default_batch_tokens(c10::Device device, bool generates) {

@@ -34,6 +34,9 @@ struct Batch {
 struct BatchLimits {
   int64_t rows = 64;      ///< at most so many rows
   int64_t tokens = 4096;  ///< and so many suffix tokens, padding included
+  /// What a further batch costs, in tokens; the cut then minimises padding plus this. 0: as few
+  /// batches as the limits allow, for generation, where rows stay together for many steps.
+  int64_t overhead = 0;
 };
 
 /// Cuts prompts into batches of similar length behind `prefix` shared tokens.

@@ -74,6 +74,7 @@ class CallableJudge(JudgeAll):
 
 
 def check_answer(answer: object) -> str:
+    """The answer itself; raises ValueError where it is no string."""
     if not isinstance(answer, str):
         raise ValueError(
             f"judge: expected an answer (str), got {type(answer).__name__}; "
@@ -83,4 +84,5 @@ def check_answer(answer: object) -> str:
 
 
 def save_json(values: dict[str, Any], path: str | Path) -> None:
+    """Writes values to a JSON file."""
     Path(path).write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -107,4 +107,5 @@ class KeywordJudge(JudgeAll):
 
 
 def plain_quotes(text: str) -> str:
+    """The text with straight apostrophes."""
     return text.replace("\u2019", "'").replace("\u2018", "'").replace("\u02bc", "'")

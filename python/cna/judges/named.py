@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from .keyword import KeywordJudge
 from .patterns import CAPABILITY, PLURAL_VERB, REFUSAL_13, REFUSAL_31
 
-
 _NAMED: dict[str, KeywordJudge] = {
     judge.name: judge
     for judge in (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-
 # A first-person "can't" that declines nothing ("I can't wait to see it") is left out.
 _CANT = (
     r"\bI\s+(?:can'?t|cannot|can\s+not|could\s*n[o']t)\b"
     r"(?!\s+(?:help\s+but|wait|resist|believe|imagine|stop|think\s+of\s+a|stress|say\s+enough))"
 )
 _AI = r"as\s+an?\s+[^.!?,]{0,50}?\b(?:AI|chatbot|bot|assistant|language\s+model|model)\b"
+
 # Requests the model has no body, live connection or current data for.
 CAPABILITY = (
     _CANT,
@@ -27,6 +27,7 @@ CAPABILITY = (
     r"\b(?:beyond|outside)\s+(?:of\s+)?(?:my|what\s+I)\b",
     r"\bI\s+(?:only\s+exist|exist\s+only|can\s+only\s+(?:work\s+with|process|produce)\s+text)\b",
 )
+
 # Declining of any kind, read from the first 500 characters (regular expressions).
 REFUSAL_13 = (
     _CANT,
@@ -46,6 +47,7 @@ REFUSAL_13 = (
     r"\bI\s+(?:do\s+not|don'?t)\s+(?:condone|encourage|promote|endorse|take\s+part\s+in)\b",
     r"\bnot\s+(?:something|a\s+(?:request|task|topic))\s+(?:that\s+)?I\s+(?:can|am|will|should)\b",
 )
+
 # Declining of any kind, anywhere in the answer (plain substrings).
 REFUSAL_31 = (
     "i can't assist",
@@ -80,6 +82,8 @@ REFUSAL_31 = (
     "not appropriate for me",
     "against my guidelines",
 )
+
+# The start of an answer that continues a sentence with a plural subject.
 PLURAL_VERB = (
     r"^\W*(?:\w+ly\s+|all\s+|both\s+)?(?:are|were|have|do|aren't|weren't|haven't|don't)\b",
 )

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import AutoLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from .._core import Circuit, compare
 from ..analysis import Stability
@@ -47,10 +47,7 @@ def layer_histogram(circuits: Circuit | Mapping[str, Circuit], *, share: bool = 
         at = np.arange(len(counts)) + (i - (len(named) - 1) / 2) * wide
         label = f"{name} ({len(circuit)})" if name else None
         ax.bar(at, counts, wide, color=spare_colour(i), label=label, linewidth=0)
-    _layer_axis(ax, layers)
-    if share:
-        ax.yaxis.set_major_locator(AutoLocator())
-        ax.set_ylabel("neurons of the circuit [%]")
+    _layer_axis(ax, layers, share)
     one = next(iter(named.values()))
     title = "Neurons per layer"
     if len(named) == 1 and len(one):
@@ -178,10 +175,11 @@ def stability(result: Stability) -> Figure:
     return fig
 
 
-def _layer_axis(ax: Axes, layers: int) -> None:
-    """The axes of bars that count neurons, a place per layer."""
+def _layer_axis(ax: Axes, layers: int, share: bool = False) -> None:
+    """The axes of bars that count neurons, or their share, with a place per layer."""
     ax.set_xlim(-0.7, layers - 0.3)
     ax.set_xticks(layer_ticks(layers))
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    if not share:
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     ax.set_xlabel("layer")
-    ax.set_ylabel("neurons")
+    ax.set_ylabel("neurons of the circuit [%]" if share else "neurons")

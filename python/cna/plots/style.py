@@ -10,7 +10,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-
 # Okabe and Ito's palette, told apart with every common colour blindness; markers repeat the code.
 COLOURS = {
     "cna": "#0072B2",
@@ -35,16 +34,19 @@ SIGN = LinearSegmentedColormap.from_list(
 
 
 def label_of(method: str) -> str:
+    """The name of a method in legends."""
     return LABELS.get(method, method)
 
 
 def colour_of(method: str) -> str:
+    """The colour of a method; of an unknown one, always the same spare colour."""
     if method in COLOURS:
         return COLOURS[method]
     return SPARE[sum(map(ord, method)) % len(SPARE)]
 
 
 def spare_colour(i: int) -> str:
+    """The colour of the i-th of several circuits."""
     colours = (COLOURS["cna"], COLOURS["caa"], COLOURS["no-filter"], COLOURS["caa-mlp"])
     return (*colours, *SPARE)[i % (len(colours) + len(SPARE))]
 
@@ -57,17 +59,20 @@ class _Static(Figure):
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """An empty figure [inches], without pyplot."""
     fig = _Static(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
     FigureCanvasAgg(fig)
     return fig
 
 
 def one_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure [inches] with one set of axes."""
     fig = new_figure(width, height)
     return fig, fig.subplots()
 
 
 def dress(ax: Axes, title: str, grid: str) -> None:
+    """Title, fonts, spines and grid of finished axes."""
     ax.set_title(title, fontsize=10.5, color=INK, loc="left", pad=8)
     ax.set_facecolor("white")
     for side in ("top", "right"):
@@ -82,6 +87,7 @@ def dress(ax: Axes, title: str, grid: str) -> None:
 
 
 def legend(ax: Axes, below: bool = False) -> None:
+    """A legend of what has a label, inside the axes or below them."""
     handles, labels = ax.get_legend_handles_labels()
     if not labels:
         return
@@ -110,6 +116,7 @@ def layer_ticks(layers: int) -> list[int]:
 
 
 def image(fig: Figure, kind: str, dpi: int) -> bytes:
+    """A figure as the bytes of a png, svg or pdf without dates, so that runs compare."""
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}.get(
         kind, {"CreationDate": None}

@@ -17,7 +17,6 @@ class Line:
     """The rows of one method at one layer, by strength, and how to draw them."""
 
     def __init__(self, method: str, layer: int | None, rows: pd.DataFrame, place: float) -> None:
-        self.method, self.layer = method, layer
         self.rows = rows.sort_values("strength")
         self.label = label_of(method) + ("" if layer is None else f", layer {layer}")
         base = np.asarray(to_rgb(colour_of(method)))
@@ -35,6 +34,7 @@ class Line:
 
 
 def lines_of(table: pd.DataFrame) -> Iterator[Line]:
+    """One line per method and layer; layers share their method's colour, ever paler."""
     for method, rows in table.groupby("method", sort=False):
         layers = rows["layer"].astype("Float64") if "layer" in rows else None
         if layers is None or not layers.notna().any():
@@ -92,12 +92,14 @@ def with_reduction(table: pd.DataFrame, caller: str) -> pd.DataFrame:
 def interval(
     rows: pd.DataFrame, low: str, high: str, y: npt.NDArray[Any], scale: float = 100.0
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The two ends of an interval [n] each, or `y` twice where the table has none."""
     if low not in rows or high not in rows:
         return y, y
     return tuple(scale * rows[c].to_numpy(dtype=np.float64) for c in (low, high))  # type: ignore[return-value]
 
 
 def is_added(method: str) -> bool:
+    """True for methods that add a vector, whose strength is a coefficient."""
     return str(method).startswith("caa")
 
 
@@ -108,6 +110,7 @@ def is_unsteered(table: pd.DataFrame) -> pd.Series:
 
 
 def setting_text(row: pd.Series) -> str:
+    """A setting as a short label: m = 0, or c = −1, layer 12."""
     strength = f"{row['strength']:g}".replace("-", "−")
     if not is_added(row["method"]):
         return f"m = {strength}"

@@ -10,7 +10,6 @@ import pandas as pd
 from ..plots.tables import is_unsteered
 from .settings import Setting, matches, setting_name, setting_of
 
-
 _EXAMPLES = 8
 _BADGES = {
     True: "<span class='badge yes'>behaviour</span>",
@@ -19,6 +18,7 @@ _BADGES = {
 
 
 def answers_html(answers: pd.DataFrame | None, chosen: Mapping[str, Setting]) -> str:
+    """The first answers of each set, unsteered beside steered, as cards."""
     if answers is None:
         return ""
     answers = answers.dropna(subset=["strength"])
@@ -49,6 +49,7 @@ def answers_html(answers: pd.DataFrame | None, chosen: Mapping[str, Setting]) ->
 
 
 def _cards(columns: Sequence[tuple[str, pd.DataFrame]], name: str) -> str:
+    """One card per prompt with the answer of every column (title, rows) to it."""
     found: list[tuple[str, dict[str, tuple[str, str]]]] = []
     for title, rows in columns:
         part = rows[rows["set"] == name] if "set" in rows else rows
@@ -82,6 +83,7 @@ def _cards(columns: Sequence[tuple[str, pd.DataFrame]], name: str) -> str:
 
 
 def answered_settings(answers: pd.DataFrame) -> list[Setting]:
+    """Where no table says what to show: the answers of CNA, ablated if there."""
     steered = answers[~is_unsteered(answers)]
     cna = steered[steered["method"] == "cna"]
     rows = cna if len(cna) else steered

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from .. import plots
 from .._core import Circuit
 
-
 _CAPTIONS = {  # file stem -> caption; other images keep their names as captions
     "dose_response": "Behaviour rate against strength, with 95 % Wilson intervals. Dashed: the "
     "rate on benign prompts.",
@@ -79,6 +78,7 @@ def drawn_images(circuit: Circuit | None, table: pd.DataFrame | None) -> list[tu
 
 
 def figures_html(images: Sequence[tuple[str, bytes]]) -> str:
+    """Images with captions; wide ones get the whole width."""
     out = []
     for caption, data in images:
         uri = base64.b64encode(data).decode("ascii")

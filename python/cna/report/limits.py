@@ -13,6 +13,7 @@ from ..plots.tables import is_added
 def limits_html(
     table: pd.DataFrame | None, circuit: Circuit | None, answers: pd.DataFrame | None
 ) -> str:
+    """The limits that hold for every run, and those of what this run left out."""
     if table is None and circuit is None and answers is None:
         return ""
     lines = [

@@ -24,6 +24,7 @@ def page_html(
     answers: pd.DataFrame | None,
     images: Sequence[tuple[str, bytes]],
 ) -> str:
+    """The whole page from the parts of a run."""
     provenance = circuit.provenance if circuit is not None else {}
     task = _first(run, ("task", "task_name"))
     task_name = str(task.get("name", "")) if isinstance(task, Mapping) else str(task or "")

@@ -11,7 +11,6 @@ import pandas as pd
 
 from .._core import Circuit
 
-
 _NUMBERS = (
     "strength rate rate_low rate_high benign_rate benign_low benign_high quality quality_low "
     "quality_high composite kl perplexity accuracy accuracy_low accuracy_high p_value layer"
@@ -19,6 +18,7 @@ _NUMBERS = (
 
 
 def read_run(path: Path) -> dict[str, Any] | None:
+    """run.json as a dict."""
     text = _text(path)
     if text is None:
         return None
@@ -34,6 +34,7 @@ def read_run(path: Path) -> dict[str, Any] | None:
 
 
 def read_circuit(path: Path) -> Circuit | None:
+    """circuit.json as a circuit."""
     text = _text(path)
     if text is None:
         return None
@@ -48,6 +49,7 @@ def read_circuit(path: Path) -> Circuit | None:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
+    """A CSV file that has `columns`, known number columns as floats."""
     if _text(path) is None:
         return None
     try:

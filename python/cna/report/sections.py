@@ -16,6 +16,7 @@ from .settings import METHODS, Setting, row_of, setting_name, unsteered_row
 
 
 def lead_html(table: pd.DataFrame | None, chosen: Mapping[str, Setting]) -> str:
+    """Tiles with the rates that matter most."""
     if table is None or not chosen:
         return ""
     base = unsteered_row(table)
@@ -50,6 +51,7 @@ def _tile(name: str, row: pd.Series) -> str:
 
 
 def circuit_html(circuit: Circuit | None) -> str:
+    """The circuit in words, its layers as bars, its strongest neurons."""
     if circuit is None:
         return ""
     layers, width = circuit.shape
@@ -82,6 +84,7 @@ _COLUMNS = {  # name -> (heading, columns of its interval, scale), or (heading,)
 
 
 def methods_html(table: pd.DataFrame | None) -> str:
+    """The sweep's table with its intervals."""
     if table is None:
         return ""
     columns = [c for c in _COLUMNS if c in table and table[c].notna().any()]
@@ -128,6 +131,7 @@ def _interval(row: pd.Series, name: str, low: str, high: str, scale: float) -> s
 
 
 def settings_html(run: Mapping[str, Any], circuit: Circuit | None) -> str:
+    """Settings of the run and provenance of the circuit, name by name."""
     out = []
     for title, values in (
         ("Run", _flat(run)),
@@ -141,6 +145,7 @@ def settings_html(run: Mapping[str, Any], circuit: Circuit | None) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as (dotted name, text)."""
     out: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -159,6 +164,7 @@ def table_html(
     marks: Sequence[str] = (),
     kind: str = "numbers",
 ) -> str:
+    """A table that scrolls by itself; cells are HTML, `marks` are classes of rows."""
     head = "".join(f"<th>{escape(h)}</th>" for h in header)
     body = []
     for i, row in enumerate(rows):

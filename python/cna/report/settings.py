@@ -7,7 +7,6 @@ import pandas as pd
 from ..display import number
 from ..plots.tables import is_added, is_unsteered
 
-
 Setting = tuple[str, "float | None", float]  # method, layer or None, strength
 METHODS = {
     "cna": "CNA circuit",
@@ -42,6 +41,7 @@ def chosen_settings(table: pd.DataFrame | None) -> dict[str, Setting]:
 
 
 def setting_of(row: pd.Series) -> Setting:
+    """The setting that a row belongs to."""
     layer = row.get("layer")
     return (
         str(row["method"]),
@@ -51,16 +51,19 @@ def setting_of(row: pd.Series) -> Setting:
 
 
 def unsteered_row(table: pd.DataFrame) -> pd.Series | None:
+    """The first row of the model itself."""
     rows = table[is_unsteered(table)].dropna(subset=["rate"])
     return rows.iloc[0] if len(rows) else None
 
 
 def row_of(table: pd.DataFrame, setting: Setting) -> pd.Series | None:
+    """The row of a setting."""
     rows = table[matches(table, setting)]
     return rows.iloc[0] if len(rows) else None
 
 
 def matches(frame: pd.DataFrame, setting: Setting) -> pd.Series:
+    """True for the rows of a setting."""
     method, layer, strength = setting
     same = (frame["method"] == method) & (frame["strength"] == strength)
     if "layer" in frame:
@@ -69,6 +72,7 @@ def matches(frame: pd.DataFrame, setting: Setting) -> pd.Series:
 
 
 def setting_name(setting: Setting) -> str:
+    """A setting in words."""
     method, layer, strength = setting
     if method == "unsteered":
         return "unsteered"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 STYLE = """
 :root{--bg:#fff;--ink:#1d1f21;--soft:#5b6166;--line:#d9dcdf;--card:#f6f7f8;--accent:#0072b2;
 --yes:#a84300;--no:#00664a}
