@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help test demo lint format cpp-tests python-tests sanitize fuzz bench docs stubs clean
+.PHONY: help test demo lint format cpp-tests python-tests sanitize fuzz bench stubs clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -63,6 +63,10 @@ sanitize: $(VENV)/.installed
 	  -DCMAKE_CXX_FLAGS_DEBUG=-O1 > .build/sanitize.log
 	cmake --build .build/sanitize -j$(JOBS) --target cna_core_tests cna_torch_tests > .build/sanitize.log
 	ASAN_OPTIONS=detect_leaks=0 ctest --test-dir .build/sanitize --output-on-failure
+
+# make fuzz: the circuit reader under libFuzzer for a minute (needs clang)
+fuzz: $(VENV)/.installed
+	fuzz/run.sh 60
 
 stubs: $(VENV)/.installed
 	$(BIN)/pybind11-stubgen cna._core -o .build/stubs --ignore-all-errors

@@ -112,6 +112,7 @@ def report(args: argparse.Namespace, rows: dict[int, list[dict[str, Any]]]) -> s
             "",
             *table,
             "",
+            *([args.note, ""] if args.note else []),
             "Processes share nothing but the moments (four float64 grids per chunk), which rank 0",
             "merges in the order of the chunks. Where processes outnumber cores, the row says so: it",
             "shows what the machine does, not what the method could.",
@@ -129,6 +130,7 @@ def main() -> int:
     parser.add_argument("--processes", default="1,2,4")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--docs", help="file to write")
+    parser.add_argument("--note", default="", help="a sentence about the machine, for the docs")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
