@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help test demo lint format cpp-tests python-tests sanitize fuzz bench stubs clean
+.PHONY: help test demo docs lint format cpp-tests python-tests sanitize fuzz bench stubs clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -34,7 +34,7 @@ $(VENV)/.installed: $(VENV)/.ready $(SOURCES)
 	  -Ccmake.define.CNA_HEADER_TESTS=ON
 	touch $@
 
-test: lint cpp-tests python-tests
+test: lint cpp-tests python-tests docs
 
 cpp-tests: $(VENV)/.installed
 	ctest --test-dir $(TREE) --output-on-failure
@@ -63,6 +63,15 @@ sanitize: $(VENV)/.installed
 	  -DCMAKE_CXX_FLAGS_DEBUG=-O1 > .build/sanitize.log
 	cmake --build .build/sanitize -j$(JOBS) --target cna_core_tests cna_torch_tests > .build/sanitize.log
 	ASAN_OPTIONS=detect_leaks=0 ctest --test-dir .build/sanitize --output-on-failure
+
+# make docs: the documentation site in .build/site, warnings are errors
+$(VENV)-docs/.ready: docs/requirements.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/pip install -q --disable-pip-version-check -r docs/requirements.txt
+	touch $@
+
+docs: $(VENV)-docs/.ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build -q --strict -d .build/site
 
 # make fuzz: the circuit reader under libFuzzer for a minute (needs clang)
 fuzz: $(VENV)/.installed

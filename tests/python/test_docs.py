@@ -1,0 +1,159 @@
+"""Every code block of the README and of docs/ runs, compiles or parses."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cna
+import matplotlib
+import pytest
+import torch
+import transformers
+from cna.cli import build_parser
+from conftest import FAMILIES, make_tokenizer
+
+ROOT = Path(os.environ.get("CNA_SOURCE") or Path(__file__).parents[2])
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SITE = Path(torch.__file__).parent.parent
+
+# Need files that a test does not have, GGUF models among them. (page, first words of the block)
+NOT_RUN = {
+    ("serving.md", 'cna.convert(circuit, "model-Q4_K_M.gguf", "steered'),
+    ("serving.md", 'cna.convert(circuit, "model-Q4_K_M.gguf", "circuit'),
+    ("serving.md", "from cna.convert import save_control_vector"),
+    ("serving.md", "from cna.convert import read_authors_json"),
+}
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    found = re.findall(r"^```(\S*)([^\n]*)\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+    return [body for language, _, body in found if language in languages]
+
+
+def with_blocks(*languages: str) -> list[Path]:
+    return [page for page in PAGES if blocks(page, *languages)]
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[cna.Model, Path]]:
+    """A tiny Llama with room for long prompts: exported and open, and as a Hugging Face folder."""
+    root = tmp_path_factory.mktemp("docs")
+    torch.manual_seed(0)
+    settings = {**FAMILIES["llama"][1], "max_position_embeddings": 4096}
+    hf_model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)).eval()
+    tokenizer = make_tokenizer()
+    hf_model.save_pretrained(root / "my-model")
+    tokenizer.save_pretrained(root / "my-model")
+    yield cna.load(cna.export(hf_model, tokenizer, root / "exported")), root / "my-model"
+
+
+@pytest.mark.parametrize("page", with_blocks("python"), ids=lambda p: p.name)
+def test_python_blocks_run(
+    page: Path,
+    stand_in: tuple[cna.Model, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, hf_folder = stand_in
+    load = cna.load
+    monkeypatch.setattr(
+        cna, "load", lambda name, **options: model if name == "smollm2" else load(name, **options)
+    )
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    shutil.copytree(hf_folder, tmp_path / "my-model")
+    cna.discover(model, ["Hi"], ["Ho"], progress=False).save("circuit.json")
+    namespace: dict[str, Any] = {"model": model} if page.name == "serving.md" else {}
+    for number, body in enumerate(blocks(page, "python")):
+        code = compile(body, f"{page.name}, python block {number + 1}", "exec")
+        if not any(page.name == name and body.startswith(start) for name, start in NOT_RUN):
+            exec(code, namespace)
+
+
+def test_every_exception_is_a_block() -> None:
+    for name, start in NOT_RUN:
+        assert any(b.startswith(start) for b in blocks(ROOT / "docs" / name, "python")), start
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_cpp_blocks_compile(tmp_path: Path) -> None:
+    """One file: the includes on top, each block in a namespace of its own."""
+    includes: list[str] = []
+    bodies: list[str] = []
+    for page in PAGES:
+        for body in blocks(page, "cpp"):
+            lines = body.splitlines()
+            includes += [line for line in lines if line.startswith("#include")]
+            rest = [line for line in lines if not line.startswith("#include")]
+            bodies.append("\n".join([f"namespace block_{len(bodies)} {{", *rest, "}"]))
+    assert bodies
+    source = tmp_path / "blocks.cpp"
+    source.write_text("\n".join([*dict.fromkeys(includes), *bodies]), encoding="utf-8")
+    torch_include = Path(torch.__file__).parent / "include"
+    folders = [torch_include, torch_include / "torch/csrc/api/include"]
+    folders += [SITE / "cmeel.prefix/include/eigen3"]
+    flags = [f"-isystem{f}" for f in folders] + [f"-I{ROOT / 'include'}", "-DFMT_HEADER_ONLY=1"]
+    command = ["g++", "-std=c++20", "-fsyntax-only", *flags, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def commands(page: Path) -> list[list[str]]:
+    text = "\n".join(blocks(page, "bash", "sh")).replace("\\\n", " ")
+    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("page", with_blocks("bash", "sh"), ids=lambda p: p.name)
+def test_shell_blocks_name_commands_that_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for words in commands(page):
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", makefile, re.M), words
+        if words[0] == "torchrun":
+            words = ["cna", *words[words.index("cna") + 1 :]]
+        if words[0] == "cna":
+            try:
+                args = build_parser().parse_args(words[1:])
+            except SystemExit:
+                pytest.fail(f"{page.name}: the command line does not parse: {shlex.join(words)}")
+            assert args.command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_cpp_reference_covers_every_header() -> None:
+    spec = importlib.util.spec_from_file_location("cpp_reference", ROOT / "docs/cpp_reference.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = module.reference()
+    for header in (ROOT / "include").rglob("*.hpp"):
+        assert f"## `{header.relative_to(ROOT / 'include').as_posix()}`" in text
+    assert "Array mean_difference(const Moments<Array>& positive" in text
+    assert "namespace detail" not in text
+    assert text.count("```") % 2 == 0
+
+
+def test_python_reference_names_everything_public() -> None:
+    text = (ROOT / "docs/reference/python.md").read_text("utf-8")
+    listed = {name.split(".")[1] for name in re.findall(r"^::: (cna\.\S+)", text, re.M)}
+    assert set(cna.__all__) - {"Conversion", "Reproduction"} <= listed
+
+
+def test_nav_names_every_page() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f" {page.relative_to(ROOT / 'docs').as_posix()}" in nav, page
