@@ -414,7 +414,7 @@ def show_discovery(r: dict[str, Any]) -> str:
         text += (
             f"\n\n{sum(r['prompts'])} prompts, {w['tokens_of_prompts']} tokens, of which "
             f"{w['shared_prefix']} in each prompt are common to all; cna computes "
-            f"{w['tokens_computed']} tokens ({w['tokens_with_padding']} with padding), "
+            f"{w['tokens_computed']} tokens, "
             f"{w['multiply_adds'] / 1e9:.1f} × 10⁹ multiply-adds without the padding, at "
             f"**{between(r['share_of_matmul_rate'], 0, ' %', 100)}** of the rate of `torch.matmul` "
             f"at the model's own shapes in the same process "
