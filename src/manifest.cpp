@@ -45,6 +45,17 @@ Manifest read_manifest(const std::filesystem::path& folder) {
     out.vocab = json.at("vocab_size").get<int64_t>();
     out.max_positions = json.at("max_positions").get<int64_t>();
     out.eos_ids = json.at("eos_token_ids").get<std::vector<int64_t>>();
+    if (out.archive_format == "aoti") {
+      out.torch = json.at("made_with").at("torch").get<std::string>();
+      out.device = json.at("device").get<std::string>();
+      out.cpu_capability = json.at("cpu_capability").get<std::string>();
+      out.neuron_sites = json.at("neuron_sites").get<std::vector<std::string>>();
+    } else if (out.archive_format != "torchscript") {
+      throw_value_error(
+          "load: expected archive_format 'torchscript' or 'aoti' in '{}', got '{}'; update cna or "
+          "export the model again",
+          path.string(), out.archive_format);
+    }
     for (const auto& layer : json.at("cache")) {
       const auto shape = layer.get<std::array<int64_t, 3>>();
       out.cache.push_back({shape[0], shape[1], shape[2]});

@@ -7,25 +7,12 @@
 #include "cna/error.hpp"
 #include "cna/torch/graft.hpp"
 #include "cna/torch/host.hpp"
+#include "torch_message.hpp"
 
 namespace cna {
 namespace {
 
 namespace jit = ::torch::jit;
-
-/// First line of a torch message: the rest is a stack trace that helps no user.
-std::string first_line(const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
-  // The interpreter puts the cause after its own trace.
-  for (const char* marker : {"RuntimeError: ", "Error: "}) {
-    if (const auto at = text.rfind(marker); at != std::string::npos) {
-      text = text.substr(at);
-      break;
-    }
-  }
-  return text.substr(0, text.find('\n'));
-}
 
 class TorchScriptHost final : public Host {
  public:

@@ -1,6 +1,6 @@
 /// The manifest of an exported folder: what the archive beside it expects and returns.
 ///
-///   folder/manifest.json  folder/model.pt  folder/tokenizer files
+///   folder/manifest.json  folder/model.pt or model.pt2  folder/tokenizer files
 ///
 /// The archive's forward takes (input_ids, attention_mask, position_ids, logit_positions, then a
 /// key and a value buffer per layer) and returns logits; docs/export.md has the contract.
@@ -22,13 +22,13 @@ struct CacheShape {
 };
 
 struct Manifest {
-  std::string archive = "model.pt";  ///< file name inside the folder
-  std::string archive_format = "torchscript";
-  std::string sha256;        ///< of the archive, hexadecimal
-  std::string model_id;      ///< for provenance
-  std::string weights_hash;  ///< revision or hash of the weights, for provenance
-  std::string dtype;         ///< "float32", "bfloat16" or "float16"
-  std::string tap_pattern;   ///< empty: the default pattern
+  std::string archive = "model.pt";            ///< file name inside the folder
+  std::string archive_format = "torchscript";  ///< or "aoti"
+  std::string sha256;                          ///< of the archive, hexadecimal
+  std::string model_id;                        ///< for provenance
+  std::string weights_hash;                    ///< revision or hash of the weights, for provenance
+  std::string dtype;                           ///< "float32", "bfloat16" or "float16"
+  std::string tap_pattern;                     ///< empty: the default pattern
   int64_t layers = 0;
   int64_t width = 0;
   int64_t hidden = 0;
@@ -36,6 +36,12 @@ struct Manifest {
   int64_t max_positions = 0;      ///< longest prompt plus answer, 0 if unbounded
   std::vector<CacheShape> cache;  ///< one per layer
   std::vector<int64_t> eos_ids;   ///< tokens that end an answer
+
+  // Only of compiled archives, whose graphs cannot be looked into.
+  std::string torch;           ///< version of torch that compiled it
+  std::string device;          ///< "cpu" or "cuda"
+  std::string cpu_capability;  ///< instructions that it needs, as at::get_cpu_capability names them
+  std::vector<std::string> neuron_sites;  ///< module path of each layer's down projection
 };
 
 /// Reads and checks folder/manifest.json.

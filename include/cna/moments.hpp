@@ -59,11 +59,11 @@ class Moments {
     require_shape("add", sample);
     const double n = static_cast<double>(count_ + 1);
     const Array before = sample - mean_;
-    const Array mean = mean_ + before / n;
-    const Array m2 = m2_ + before * (sample - mean);
+    Array mean = mean_ + before / n;
+    Array m2 = m2_ + before * (sample - mean);
     count_ += 1;
-    mean_ = mean;
-    m2_ = m2;
+    mean_ = std::move(mean);
+    m2_ = std::move(m2);
   }
 
   /// Takes in all samples of `other`; an empty side leaves the other one exactly as it is.
@@ -78,11 +78,11 @@ class Moments {
     const double right = static_cast<double>(other.count_);
     const double total = left + right;
     const Array gap = other.mean_ - mean_;
-    const Array mean = mean_ + gap * (right / total);
-    const Array m2 = m2_ + other.m2_ + gap * gap * (left * right / total);
+    Array mean = mean_ + gap * (right / total);
+    Array m2 = m2_ + other.m2_ + gap * gap * (left * right / total);
     count_ += other.count_;
-    mean_ = mean;
-    m2_ = m2;
+    mean_ = std::move(mean);
+    m2_ = std::move(m2);
   }
 
   [[nodiscard]] int64_t count() const { return count_; }

@@ -187,11 +187,12 @@ void bind_model(py::module_& m) {
       .def_static(
           "load",
           [](const std::filesystem::path& path, const std::string& pattern,
-             const std::string& device) {
+             const std::string& device, bool verify) {
             py::gil_scoped_release release;
-            return Model::load(path, {pattern, c10::Device(device)});
+            return Model::load(path, {pattern, c10::Device(device), verify});
           },
           py::arg("path"), py::arg("pattern") = "", py::arg("device") = "cpu",
+          py::arg("verify") = true,
           "Opens an exported folder, or any traced TorchScript language model.")
       .def_static(
           "live",
@@ -376,9 +377,18 @@ void bind_model(py::module_& m) {
   m.def(
       "merge_moments",
       [](const py::dict& a, const py::dict& b) {
-        Moments<Grid> out = moments_from(a);
-        out.merge(moments_from(b));
-        return moments_dict(out);
+        const auto read = [](const py::dict& d) {  // tensors as they are: grids can be large
+          return Moments<at::Tensor>::of(py::cast<int64_t>(d["count"]),
+                                         py::cast<at::Tensor>(d["mean"]),
+                                         py::cast<at::Tensor>(d["m2"]));
+        };
+        Moments<at::Tensor> sum = read(a);
+        sum.merge(read(b));
+        py::dict out;
+        out["count"] = sum.count();
+        out["mean"] = sum.mean();
+        out["m2"] = sum.m2();
+        return out;
       },
       py::arg("a"), py::arg("b"), "Moments of both streams together, exact (Chan et al. 1983).");
   m.def(

@@ -63,7 +63,14 @@ def _export(args: argparse.Namespace) -> int:
     from .loading import load_hf
 
     hf_model, tokenizer = load_hf(args.model, args.dtype)
-    path = export(hf_model, tokenizer, args.out, model_id=args.id, tap_pattern=args.pattern)
+    path = export(
+        hf_model.to(args.device),
+        tokenizer,
+        args.out,
+        format=args.format,
+        model_id=args.id,
+        tap_pattern=args.pattern,
+    )
     print(f"wrote {path}")
     return 0
 
@@ -301,6 +308,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", "-m", default="smollm2", help="smollm2, an id or a local folder")
     sub.add_argument("--out", "-o", required=True, help="folder to write")
     sub.add_argument("--dtype", default=None, help="float32 (default), bfloat16 or float16")
+    sub.add_argument(
+        "--format",
+        default="torchscript",
+        choices=["torchscript", "aoti"],
+        help="aoti is compiled for this machine",
+    )
+    sub.add_argument("--device", default="cpu", help="that aoti compiles for: cpu, cuda")
     sub.add_argument("--id", default=None, help="name for provenance")
     sub.add_argument("--pattern", default="", help="module path of the down projection (regex)")
 

@@ -1,6 +1,7 @@
 """Export: a Hugging Face causal language model becomes a folder that C++ can run.
 
-    folder/model.pt       TorchScript of one step (this file and torchscript_host.cpp know the format)
+    folder/model.pt       TorchScript of one step (torchscript.py and torchscript_host.cpp), or
+    folder/model.pt2      the step compiled ahead of time (aoti.py and aoti_host.cpp)
     folder/manifest.json  what the archive expects, and where the weights came from
     folder/tokenizer ...  the tokenizer's own files
 
@@ -24,9 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .step import CausalStep, quiet_tracing, quiet_transformers, traceable_attention
+from . import aoti, torchscript
+from .step import CausalStep, quiet_transformers
 
 FORMAT_VERSION = 1
+FORMATS = ("torchscript", "aoti")
 
 
 def check_exportable(hf_model: Any) -> None:
@@ -86,7 +89,10 @@ def cache_shapes(hf_model: Any) -> list[list[int]]:
 def example_inputs(
     shapes: list[list[int]], dtype: torch.dtype, device: Any, rows: int, new: int, past: int
 ) -> tuple[Tensor, ...]:
-    """Inputs of a CausalStep; earlier keys and values are random, so that they matter."""
+    """Inputs of a CausalStep; earlier keys and values are random, so that they matter.
+
+    Buffers are views of larger ones, as in generation.
+    """
     generator = torch.Generator().manual_seed(rows * 10007 + new * 101 + past)
     ids = torch.randint(0, 16, (rows, new), generator=generator)
     mask = torch.ones(rows, past + new, dtype=torch.long)
@@ -94,10 +100,10 @@ def example_inputs(
     buffers = []
     for heads, key, value in shapes:
         for dim in (key, value):
-            noise = torch.randn(rows, heads, past + new, dim, generator=generator)
-            buffers.append(noise.to(dtype))
-    keep = torch.tensor([new - 1])
-    return tuple(t.to(device) for t in (ids, mask, positions, keep, *buffers))
+            noise = torch.randn(rows, heads, past + new + 3, dim, generator=generator)
+            buffers.append(noise.to(device, dtype)[:, :, : past + new])
+    keep = torch.tensor([max(new - 2, 0), new - 1])
+    return (*(t.to(device) for t in (ids, mask, positions, keep)), *buffers)
 
 
 def weights_hash(hf_model: Any) -> str:
@@ -148,23 +154,52 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _trace(hf_model: Any, shapes: list[list[int]]) -> torch.jit.ScriptModule:
+def _require_equal(hf_model: Any, compiled: Any, shapes: list[list[int]], what: str) -> None:
+    """Shapes that the archive was not made on must give the numbers of the eager step."""
     step = CausalStep(hf_model).eval()
-    traced_on = example_inputs(shapes, hf_model.dtype, hf_model.device, rows=2, new=5, past=3)
-    with torch.no_grad(), quiet_tracing():
-        traced = torch.jit.trace(step, traced_on, check_trace=False)
-        # A shape that the trace did not see must give the same numbers.
-        other = example_inputs(shapes, hf_model.dtype, hf_model.device, rows=1, new=7, past=2)
-        expected = step(*(t.clone() for t in other))
-        got = traced(*(t.clone() for t in other))
-    expected, got = (t.float().nan_to_num() for t in (expected, got))  # weights are not judged here
-    worst = float((expected - got).abs().max() / expected.abs().max().clamp_min(1e-6))
-    if not worst <= (1e-4 if hf_model.dtype == torch.float32 else 0.05):
-        raise RuntimeError(
-            f"export: expected the traced model to equal the eager one, got a relative difference of "
-            f"{worst:.2g} in the logits; this architecture cannot be traced"
-        )
-    return traced
+    for rows, new, past in ((1, 7, 2), (3, 1, 4)):
+        about = (shapes, hf_model.dtype, hf_model.device, rows, new, past)
+        with torch.no_grad():
+            expected = step(*example_inputs(*about)).float().nan_to_num()
+            got = compiled(*example_inputs(*about)).float().nan_to_num()
+        # Weights are not judged here, hence nan_to_num.
+        worst = float((expected - got).abs().max() / expected.abs().max().clamp_min(1e-6))
+        if not worst <= (1e-4 if hf_model.dtype == torch.float32 else 0.05):
+            raise RuntimeError(
+                f"export: expected the {what} model to equal the eager one, got a relative difference "
+                f"of {worst:.2g} in the logits; use another format, or cna.live"
+            )
+
+
+def _write_torchscript(hf_model: Any, shapes: list[list[int]], folder: Path, pattern: str) -> Any:
+    from . import _core
+
+    example = example_inputs(shapes, hf_model.dtype, hf_model.device, rows=2, new=5, past=3)
+    archive = folder / torchscript.ARCHIVE
+    traced = torchscript.trace(hf_model, example)
+    _require_equal(hf_model, traced, shapes, "traced")
+    torchscript.save(traced, archive)
+    sites = _core.inspect_archive(archive, pattern)
+    return {k: sites[k] for k in ("n_layers", "width", "hidden_size")} | {"archive": archive.name}
+
+
+def _write_aoti(hf_model: Any, shapes: list[list[int]], folder: Path, pattern: str) -> Any:
+    from .live import down_projections, input_width
+
+    downs = down_projections(hf_model, pattern)
+    example = example_inputs(shapes, hf_model.dtype, hf_model.device, rows=2, new=5, past=3)
+    archive = folder / aoti.ARCHIVE
+    compiled = aoti.compile_package(hf_model, downs, example, archive)
+    _require_equal(hf_model, compiled, shapes, "compiled")
+    return {
+        "archive": archive.name,
+        "n_layers": len(downs),
+        "width": input_width(downs[0][1]),
+        "hidden_size": int(hf_model.config.get_text_config().hidden_size),
+        "neuron_sites": [name for name, _ in downs],
+        "device": hf_model.device.type,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 def export(
@@ -172,6 +207,7 @@ def export(
     tokenizer: Any,
     path: str | os.PathLike[str],
     *,
+    format: str = "torchscript",
     model_id: str | None = None,
     tap_pattern: str = "",
     revision: str | None = None,
@@ -182,17 +218,24 @@ def export(
         hf_model: from `AutoModelForCausalLM.from_pretrained`; float32, bfloat16 or float16.
         tokenizer: its tokenizer, or None (prompts are then token ids).
         path: the folder to write; an older export there is replaced only when the new one is whole.
+        format: "torchscript" runs anywhere; "aoti" is compiled by AOTInductor for the device that the
+            model is on and this kind of processor (minutes, and needs a C++ compiler).
         model_id: name for provenance; the model's own by default.
         tap_pattern: regular expression for the down projection's module path; "" knows the usual ones.
         revision: revision for provenance; a hash of the weights by default.
     Returns:
         The folder.
     Raises:
-        ValueError: mixture of experts, encoder-decoder, or another model that cannot be exported.
-        RuntimeError: the folder cannot be written, or tracing changed the numbers.
+        ValueError: an unknown format; mixture of experts, encoder-decoder, or another model that
+            cannot be exported.
+        RuntimeError: the folder cannot be written, the model does not compile, or its numbers changed.
     """
-    from . import __version__, _core
+    from . import __version__
 
+    if format not in FORMATS:
+        raise ValueError(
+            f"export: expected format 'torchscript' or 'aoti', got {format!r}; choose one"
+        )
     check_exportable(hf_model)
     path = Path(path)
     if path.exists() and not (path / "manifest.json").exists() and any(path.iterdir()):
@@ -200,48 +243,35 @@ def export(
             f"export: expected an empty folder or an older export at '{path}', got other files; choose "
             "another folder"
         )
-    was_training = hf_model.training
-    hf_model.eval()
-    try:
-        with quiet_transformers():
-            shapes = cache_shapes(hf_model)
-            with traceable_attention(hf_model):
-                traced = _trace(hf_model, shapes)
-    finally:
-        hf_model.train(was_training)
     config = hf_model.config
     eos = getattr(hf_model.generation_config, "eos_token_id", None)
     eos = config.get_text_config().eos_token_id if eos is None else eos
     eos = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    was_training = hf_model.training
     with new_folder(path) as folder:
-        archive = folder / "model.pt"
+        hf_model.eval()
         try:
-            with quiet_tracing():
-                traced.save(str(archive))
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"export: expected to write the archive in '{path}', got "
-                f"'{str(error).splitlines()[0]}'; free some space or choose another folder"
-            ) from None
+            with quiet_transformers():
+                shapes = cache_shapes(hf_model)
+                write = _write_aoti if format == "aoti" else _write_torchscript
+                archive = write(hf_model, shapes, folder, tap_pattern)
+        finally:
+            hf_model.train(was_training)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         config.to_json_file(folder / "config.json")
-        sites = _core.inspect_archive(archive, tap_pattern)
         template = getattr(tokenizer, "chat_template", None)
         manifest = {
             "format": "cna.model",
             "format_version": FORMAT_VERSION,
-            "archive": archive.name,
-            "archive_format": "torchscript",
-            "sha256": file_sha256(archive),
+            "archive_format": format,
+            "sha256": file_sha256(folder / archive["archive"]),
             "model_id": model_id or config.name_or_path or type(hf_model).__name__,
             "architecture": type(hf_model).__name__,
             "weights_hash": revision or weights_hash(hf_model),
             "dtype": str(hf_model.dtype).removeprefix("torch."),
             "tap_pattern": tap_pattern,
-            "n_layers": sites["n_layers"],
-            "width": sites["width"],
-            "hidden_size": sites["hidden_size"],
+            **archive,
             "vocab_size": int(hf_model.get_output_embeddings().weight.shape[0]),
             "max_positions": max_positions(config),
             "cache": shapes,

@@ -47,7 +47,7 @@ def down_projections(hf_model: nn.Module, pattern: str = "") -> list[tuple[str, 
     return found
 
 
-def _input_width(module: nn.Module) -> int:
+def input_width(module: nn.Module) -> int:
     """Features that a linear layer takes, whatever class or quantisation it has."""
     for name in ("in_features", "nx"):  # GPT-2's Conv1D calls it nx
         if hasattr(module, name):
@@ -130,7 +130,7 @@ def live(hf_model: Any, tokenizer: Any, *, model_id: str | None = None, pattern:
         "model_id": model_id or config.name_or_path or type(hf_model).__name__,
         "weights_hash": getattr(config, "_commit_hash", None) or _safe_hash(hf_model),
         "n_layers": len(downs),
-        "width": _input_width(downs[0][1]),
+        "width": input_width(downs[0][1]),
         "hidden_size": int(config.get_text_config().hidden_size),
         "vocab_size": int(config.get_text_config().vocab_size),
         "max_positions": max_positions(config),

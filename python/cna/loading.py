@@ -30,6 +30,7 @@ def load(
     device: str | torch.device = "cpu",
     cache_dir: str | os.PathLike[str] | None = None,
     pattern: str = "",
+    format: str = "torchscript",
     verify: bool = True,
 ) -> Model:
     """Opens a model; Hugging Face models are exported once and kept in a cache.
@@ -42,12 +43,13 @@ def load(
         cache_dir: folder of exports; $CNA_CACHE or ~/.cache/cna by default.
         pattern: regular expression for the module path of the down projection, where the model's
             own names are unusual.
+        format: of the export, "torchscript" or "aoti", see `cna.export`. Ignored for exported folders.
         verify: check the archive's SHA-256 against its manifest.
     Raises:
         ValueError: bad arguments, or a model that cannot be exported.
         RuntimeError: nothing is there, or the file is damaged.
 
-    A TorchScript file runs code: open only files that you trust.
+    Archives of either format run code: open only files that you trust.
     """
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
@@ -69,7 +71,9 @@ def load(
             f"load: expected an exported or a Hugging Face folder, got '{text}' without manifest.json "
             "or config.json; make one with `cna export`"
         )
-    folder = export_cached(text, dtype=dtype, cache_dir=cache_dir, pattern=pattern)
+    folder = export_cached(
+        text, dtype=dtype, cache_dir=cache_dir, pattern=pattern, format=format, device=device
+    )
     return open_export(folder, device=device, pattern=pattern, verify=verify)
 
 
@@ -93,7 +97,9 @@ def open_export(
             f"load: expected the archive that the manifest of '{path}' names, got one that was changed "
             "or truncated (SHA-256 differs); export the model again"
         )
-    core = _core.Model.load(path, pattern, str(device))
+    if pattern == manifest.get("tap_pattern"):
+        pattern = ""  # it is part of the export
+    core = _core.Model.load(path, pattern, str(device), verify=False)
     tokenizer = None
     if manifest.get("tokenizer"):
         from transformers import AutoTokenizer
@@ -179,13 +185,20 @@ def export_cached(
     dtype: torch.dtype | str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     pattern: str = "",
+    format: str = "torchscript",
+    device: str | torch.device = "cpu",
 ) -> Path:
-    """The exported folder of a model in the cache, made now if it is not there."""
+    """The exported folder of a model in the cache, made now if it is not there.
+
+    `device` counts for format "aoti" only, which is compiled for it.
+    """
     from . import __version__
     from .export import FORMAT_VERSION, export
 
     key: list[Any] = [name, str(_dtype(dtype)), pattern, FORMAT_VERSION, __version__]
     key.append(torch.__version__)
+    if format == "aoti":
+        key += [format, torch.device(device).type, torch.backends.cpu.get_cpu_capability()]
     if name == "smollm2":
         key.append(_files_key(smollm2_source()[0]))
     elif Path(name).is_dir():
@@ -195,12 +208,21 @@ def export_cached(
     folder = cache_folder(cache_dir) / f"{slug}-{str(_dtype(dtype))[6:]}-{digest}"
     if (folder / "manifest.json").exists():
         return folder
-    print(f"cna: exporting {name} (once, kept in the cache)", file=sys.stderr)
+    slow = ", compiling takes minutes" if format == "aoti" else ""
+    print(f"cna: exporting {name} (once, kept in the cache{slow})", file=sys.stderr)
     model, tokenizer = load_hf(name, dtype)
+    if format == "aoti":
+        model = model.to(device)
     model_id = None
     if name != "smollm2":
         model_id = name if not Path(name).is_dir() else Path(name).resolve().name
     revision = getattr(model.config, "_commit_hash", None)
     return export(
-        model, tokenizer, folder, model_id=model_id, tap_pattern=pattern, revision=revision
+        model,
+        tokenizer,
+        folder,
+        format=format,
+        model_id=model_id,
+        tap_pattern=pattern,
+        revision=revision,
     )

@@ -4,6 +4,7 @@
 #include "catch.hpp"
 #include "cna/error.hpp"
 #include "cna/manifest.hpp"
+#include "cna/sha256.hpp"
 
 using cna::test::contains;
 using cna::test::message_of;
@@ -58,4 +59,49 @@ TEST_CASE("read_manifest: an archive outside the folder is refused") {
   text.replace(text.find("model.pt"), 8, "../../x.pt");
   const Folder folder(text);
   CHECK_THROWS_AS((void)cna::read_manifest(folder.path), cna::ValueError);
+}
+
+TEST_CASE("read_manifest: a compiled archive says for which machine") {
+  std::string text = kWhole;
+  text.replace(text.find("torchscript"), 11, "aoti");
+  {
+    const Folder folder(text);
+    CHECK_THROWS_AS((void)cna::read_manifest(folder.path), cna::ValueError);
+  }
+  text.insert(text.rfind('}'),
+              R"(, "made_with": {"torch": "2.13.0"}, "device": "cpu", "cpu_capability": "AVX2",
+                 "neuron_sites": ["a", "b"])");
+  const Folder folder(text);
+  const cna::Manifest manifest = cna::read_manifest(folder.path);
+  CHECK(manifest.archive_format == "aoti");
+  CHECK(manifest.torch == "2.13.0");
+  CHECK(manifest.device == "cpu");
+  CHECK(manifest.cpu_capability == "AVX2");
+  CHECK(manifest.neuron_sites == std::vector<std::string>{"a", "b"});
+}
+
+TEST_CASE("read_manifest: an archive format of the future is refused") {
+  std::string text = kWhole;
+  text.replace(text.find("torchscript"), 11, "crystal");
+  const Folder folder(text);
+  CHECK(contains(message_of<cna::ValueError>([&] { (void)cna::read_manifest(folder.path); }),
+                 "got 'crystal'"));
+}
+
+TEST_CASE("sha256: digests of the standard's examples") {
+  CHECK(cna::sha256("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  CHECK(cna::sha256("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  CHECK(cna::sha256("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq") ==
+        "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+  CHECK(cna::sha256(std::string(1000000, 'a')) ==
+        "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+TEST_CASE("sha256_of_file: a file has the digest of its bytes; a missing one is named") {
+  const std::string text(3000001, 'x');
+  const auto path = std::filesystem::temp_directory_path() / "cna_sha256_test";
+  std::ofstream(path, std::ios::binary) << text;
+  CHECK(cna::sha256_of_file(path) == cna::sha256(text));
+  std::filesystem::remove(path);
+  CHECK(contains(message_of<cna::Error>([&] { (void)cna::sha256_of_file(path); }), path.string()));
 }

@@ -150,9 +150,15 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("exports")
 
     @functools.cache
-    def get(family: str = "llama", dtype: torch.dtype = torch.float32, chat: bool = True) -> Path:
-        path = root / f"{family}-{str(dtype)[6:]}-{chat}"
-        return cna.export(make_hf(family, dtype), make_tokenizer(chat), path, model_id=family)
+    def get(
+        family: str = "llama",
+        dtype: torch.dtype = torch.float32,
+        chat: bool = True,
+        format: str = "torchscript",
+    ) -> Path:
+        path = root / f"{family}-{str(dtype)[6:]}-{chat}-{format}"
+        hf, tokenizer = make_hf(family, dtype), make_tokenizer(chat)
+        return cna.export(hf, tokenizer, path, format=format, model_id=family)
 
     return get
 

@@ -71,16 +71,26 @@ def test_fetch_content(tmp_path: Path, exports: Any) -> None:
     check_consumer(folder, exports("llama"))
 
 
-def test_the_example_finds_and_steers_without_python(tmp_path: Path, exports: Any) -> None:
-    folder = build(ROOT / "examples/cpp", tmp_path / "build", cmake_dir())
-    model = cna.load(exports("llama"))
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(ROOT / "examples/cpp", tmp_path_factory.mktemp("example"), cmake_dir())
+
+
+@pytest.mark.parametrize("format", ["torchscript", "aoti"])
+def test_the_example_finds_and_steers_without_python(
+    format: str, example: Path, tmp_path: Path, exports: Any
+) -> None:
+    exported = exports("llama", format=format)
+    model = cna.load(exported)
     ids = model.tokenize(PROMPTS)
     for name, rows in (("pos", ids[:4]), ("neg", ids[4:]), ("prompt", ids[:2])):
         lines = [" ".join(map(str, row)) for row in rows]
         (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    arguments = [exports("llama"), *(tmp_path / f"{n}.txt" for n in ("pos", "neg", "prompt"))]
+    arguments = [exported, *(tmp_path / f"{n}.txt" for n in ("pos", "neg", "prompt"))]
     out = subprocess.run(
-        [folder / "find_and_steer", *arguments, tmp_path / "c.json"], capture_output=True, text=True
+        [example / "find_and_steer", *arguments, tmp_path / "c.json"],
+        capture_output=True,
+        text=True,
     )
     assert out.returncode == 0, out.stderr
     circuit = cna.Circuit.load(tmp_path / "c.json")
@@ -91,7 +101,7 @@ def test_the_example_finds_and_steers_without_python(tmp_path: Path, exports: An
     steered = [line for line in out.stdout.splitlines() if line.startswith("steered:")]
     assert steered == ["steered: " + " ".join(map(str, a)) for a in answers]
     bad = subprocess.run(
-        [folder / "find_and_steer", "/no/such", *arguments[1:], tmp_path / "d.json"],
+        [example / "find_and_steer", "/no/such", *arguments[1:], tmp_path / "d.json"],
         capture_output=True,
         text=True,
     )

@@ -1,4 +1,4 @@
-"""One oracle over all hosts: archive and live module give what plain hooks give."""
+"""One oracle over all hosts: archive, live module and compiled package give what plain hooks give."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import torch
 from conftest import FAMILIES, PROMPTS, hf_record, make_hf, make_tokenizer, oracle_top_k
 
-HOSTS = ["torchscript", "live"]
+HOSTS = ["torchscript", "live", "aoti"]
 
 
 def open_host(host: str, family: str, exports: Any) -> cna.Model:
     if host == "live":
         return cna.live(copy.deepcopy(make_hf(family)), make_tokenizer(), model_id=family)
-    return cna.load(exports(family))
+    return cna.load(exports(family, format=host))
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -31,6 +31,18 @@ def test_every_host_equals_plain_hooks(host: str, family: str, exports: Any) -> 
     assert (model.logits(ids) - expected).abs().max() <= 1e-4 * expected.abs().max()
     circuit = cna.discover(model, ids[:4], ids[4:], k=9, universal=None)
     assert [(n.layer, n.index) for n in circuit] == oracle_top_k(plain[:4], plain[4:], 9)
+    answers = model.generate(ids[:3], max_new_tokens=8, return_tokens=True)
+    for prompt, answer in zip(ids, answers, strict=False):
+        whole = hf.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=8,
+            do_sample=False,
+        )
+        expected_answer = [
+            t for t in whole[0, len(prompt) :].tolist() if t != hf.config.eos_token_id
+        ]
+        assert answer == expected_answer
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,14 +16,15 @@ POSITIVE, NEGATIVE = PROMPTS[:4], PROMPTS[4:]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> list[cna.Model]:
-    """Four tiny models with different weights."""
+def models(tmp_path_factory: pytest.TempPathFactory, exports: Any) -> list[cna.Model]:
+    """Four tiny models with different weights, on all three hosts."""
     root = tmp_path_factory.mktemp("threads")
     paths = [
         cna.export(make_hf("llama", seed=i), make_tokenizer(), root / str(i), model_id=f"m{i}")
-        for i in range(4)
+        for i in (1, 2)
     ]
-    return [cna.load(path) for path in paths]
+    live = cna.live(copy.deepcopy(make_hf("llama", seed=3)), make_tokenizer(), model_id="m3")
+    return [cna.load(exports("llama", format="aoti")), *map(cna.load, paths), live]
 
 
 def job(model: cna.Model, which: int) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 ///
 /// Step: [rows, new] tokens enter, keys and values of all [rows, total] tokens lie in buffers whose
 /// first total - new places are filled; the host writes the rest and returns logits [rows, k,
-/// vocab] at the k positions asked for. TorchScript archives are the first kind of host.
+/// vocab] at the k positions asked for. Hosts: TorchScript archives, AOTInductor packages, and
+/// live modules (live.hpp).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -67,17 +68,29 @@ class Host {
 
 /// How to open an archive.
 struct HostOptions {
-  std::string pattern;  ///< empty: the manifest's, else the default
+  std::string pattern = {};  ///< empty: the manifest's, else the default
   c10::Device device = c10::Device(c10::kCPU);
+  bool verify = true;  ///< compare an exported archive with the SHA-256 of its manifest
 };
 
-/// Opens an exported folder, or any traced causal language model in a bare TorchScript file.
+/// Opens an exported folder of either format, or a bare TorchScript file.
+/// @throws Error for a missing, changed, truncated or foreign archive.
+std::unique_ptr<Host> open_host(const std::filesystem::path& path, const HostOptions& options = {});
+
+/// Opens a TorchScript export, or any traced causal language model in a bare TorchScript file.
 ///
 /// A bare file's forward takes input_ids, or (input_ids, attention_mask), and returns logits
 /// [rows, tokens, vocab], alone or first in a tuple.
 /// @throws Error for a missing, truncated or foreign file; ValueError if no tap site is found.
 std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
                                        const HostOptions& options = {});
+
+/// Opens a folder that `cna.export(..., format="aoti")` wrote: compiled code for one device.
+///
+/// The package holds taps at every site; the whole graph runs also where only neurons are recorded.
+/// @throws Error for a damaged package, or one for another version of torch, device or processor.
+std::unique_ptr<Host> open_aoti(const std::filesystem::path& folder,
+                                const HostOptions& options = {});
 
 /// What grafting finds in a TorchScript file, without running it: layers, width, tap sites.
 ModelInfo inspect_torchscript(const std::filesystem::path& file, const std::string& pattern = "");

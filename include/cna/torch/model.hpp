@@ -21,9 +21,9 @@ class Model {
  public:
   explicit Model(std::unique_ptr<Host> host) : host_(std::move(host)) {}
 
-  /// Opens an exported folder or a traced TorchScript file; see open_torchscript for errors.
+  /// Opens an exported folder or a traced TorchScript file; see open_host for errors.
   static Model load(const std::filesystem::path& path, const HostOptions& options = {}) {
-    return Model(open_torchscript(path, options));
+    return Model(open_host(path, options));
   }
 
   const ModelInfo& info() const { return host_->info(); }

@@ -1,8 +1,10 @@
 /// A tap is an identity operator placed on an activation of the model; it can record and edit it.
 ///
 /// `cna::tap(x, taps, slot)` returns x itself until a pass asks for more. Everything a tap knows
-/// lives in the `Taps` object that the model passes in, so two models never meet.
-/// Activations are [rows, tokens, features]; rows are prompts, the last token is the newest.
+/// lives in the `Taps` object that the model passes in, so two models never meet. Compiled graphs
+/// take tensors only: their `cna::tap_(x, slot)` edits x in place, for the `TapScope` of its
+/// thread. Activations are [rows, tokens, features]; rows are prompts, the last token is the
+/// newest.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -64,6 +66,18 @@ class Taps : public ::torch::CustomClassHolder {
   std::optional<Site> recording_;
   std::vector<at::Tensor> recorded_;
   std::vector<TapEdit> edits_;
+};
+
+/// While it lives, `cna::tap_` on this thread belongs to `taps`; scopes nest.
+class TapScope {
+ public:
+  explicit TapScope(Taps& taps);
+  ~TapScope();
+  TapScope(const TapScope&) = delete;
+  TapScope& operator=(const TapScope&) = delete;
+
+ private:
+  Taps* before_;
 };
 
 }  // namespace cna

@@ -1,0 +1,132 @@
+#include <ATen/ATen.h>
+#include <ATen/Version.h>
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <torch/version.h>
+
+#include "cna/error.hpp"
+#include "cna/torch/host.hpp"
+#include "torch_message.hpp"
+
+namespace cna {
+namespace {
+
+using ::torch::inductor::AOTIModelPackageLoader;
+
+class AotiHost final : public Host {
+ public:
+  AotiHost(std::unique_ptr<AOTIModelPackageLoader> package, ModelInfo info)
+      : package_(std::move(package)) {
+    info_ = std::move(info);
+    taps_ = c10::make_intrusive<Taps>(info_.shape.layers);
+  }
+
+  at::Tensor logits(const Step& step) override {
+    // Dense integers; the buffers as they are: the package was compiled for views of larger ones.
+    std::vector<at::Tensor> inputs;
+    for (const at::Tensor& t : {step.ids, step.mask, step.positions, step.keep})
+      inputs.push_back(t.contiguous());
+    inputs.insert(inputs.end(), step.cache.begin(), step.cache.end());
+    const TapScope scope(*taps_);
+    taps_->stopped = nullptr;
+    try {
+      return package_->run(inputs).at(0);
+    } catch (const std::exception& error) {
+      // Compiled code knows error numbers only; the tap kept the exception itself.
+      if (auto stopped = std::exchange(taps_->stopped, nullptr)) std::rethrow_exception(stopped);
+      throw_error(
+          "forward: expected a step of {} x {} tokens to run, got: {}; check token ids and memory",
+          step.ids.size(0), step.ids.size(1), first_line(error));
+    }
+  }
+
+  void run_to_last_tap(const Step& step) override { logits(step); }
+
+  void to(c10::Device device) override {
+    const bool same =
+        device.type() == info_.device.type() &&
+        (!device.has_index() || device.index() == std::max<int>(info_.device.index(), 0));
+    if (!same) {
+      throw_value_error(
+          "to: expected device '{}', for which this model was compiled, got '{}'; export it again "
+          "on that device",
+          info_.device.str(), device.str());
+    }
+  }
+
+ private:
+  std::unique_ptr<AOTIModelPackageLoader> package_;
+};
+
+std::string minor_version(const std::string& version) {
+  return version.substr(0, version.find('.', version.find('.') + 1));
+}
+
+void require_this_machine(const Manifest& manifest, const std::filesystem::path& folder,
+                          const HostOptions& options) {
+  if (!options.pattern.empty()) {
+    throw_value_error(
+        "load: expected no pattern for a compiled model, got '{}'; its taps are part of it, export "
+        "it again with that pattern",
+        options.pattern);
+  }
+  if (minor_version(manifest.torch) != minor_version(TORCH_VERSION)) {
+    throw_error(
+        "load: expected a model compiled with torch {}, got one of {} in '{}'; export it again",
+        TORCH_VERSION, manifest.torch, folder.string());
+  }
+  if (c10::Device(manifest.device).type() != options.device.type()) {
+    throw_value_error(
+        "load: expected device '{}', for which '{}' was compiled, got '{}'; export it again on "
+        "that device",
+        manifest.device, folder.string(), options.device.str());
+  }
+  if (options.device.is_cpu() && manifest.cpu_capability != at::get_cpu_capability()) {
+    throw_error(
+        "load: expected a model compiled for this processor ({}), got one for {} in '{}'; export "
+        "it again on this machine",
+        at::get_cpu_capability(), manifest.cpu_capability, folder.string());
+  }
+}
+
+at::ScalarType scalar_type(const std::string& name) {
+  if (name == "bfloat16") return at::kBFloat16;
+  return name == "float16" ? at::kHalf : at::kFloat;
+}
+
+}  // namespace
+
+std::unique_ptr<Host> open_aoti(const std::filesystem::path& folder, const HostOptions& options) {
+  const Manifest manifest = read_manifest(folder);
+  require_this_machine(manifest, folder, options);
+  const auto file = folder / manifest.archive;
+  if (!std::filesystem::exists(file)) {
+    throw_error("load: expected a model file, found nothing at '{}'; check the path",
+                file.string());
+  }
+  ModelInfo info;
+  info.id = manifest.model_id;
+  info.weights_hash = manifest.weights_hash;
+  info.shape = {manifest.layers, manifest.width};
+  info.hidden = manifest.hidden;
+  info.vocab = manifest.vocab;
+  info.max_positions = manifest.max_positions;
+  info.dtype = scalar_type(manifest.dtype);
+  info.device = options.device;
+  info.cache = manifest.cache;
+  info.eos_ids = manifest.eos_ids;
+  info.neuron_sites = manifest.neuron_sites;
+  info.residual_sites = true;
+  try {
+    auto package = std::make_unique<AOTIModelPackageLoader>(
+        file.string(), "model", /*run_single_threaded=*/false, /*num_runners=*/1,
+        options.device.is_cpu() ? -1 : options.device.index());
+    return std::make_unique<AotiHost>(std::move(package), std::move(info));
+  } catch (const std::exception& error) {
+    throw_error(
+        "load: expected an AOTInductor package, got '{}' ({}); the file is truncated or of another "
+        "kind, or the disk for temporary files is full: export it again",
+        file.string(), first_line(error));
+  }
+}
+
+}  // namespace cna
