@@ -9,6 +9,7 @@ layer 0: it refuses a file with `direction.0`, and so does this module.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .files import output_file, require
+from .gguf_header import one_line
 from .gguf_lora import open_gguf
 
 
@@ -100,14 +102,13 @@ def load_control_vector(path: str | os.PathLike[str]) -> dict[int, Tensor]:
     path = Path(path)
     out = {}
     for tensor in open_gguf(path).tensors:
-        stem, _, number = tensor.name.partition(".")
-        fine = stem == "direction" and number.isdecimal() and int(number) >= 1
-        if not fine or tensor.tensor_type.name != "F32" or len(tensor.shape) != 1:
+        name = re.fullmatch(r"direction\.([1-9][0-9]{0,5})", tensor.name)
+        if not name or tensor.tensor_type.name != "F32" or len(tensor.shape) != 1:
             raise ValueError(
                 f"load_control_vector: expected float32 tensors direction.1 and on in '{path}', "
-                f"got '{tensor.name}'; pass a control vector file"
+                f"got '{one_line(tensor.name)}'; pass a control vector file"
             )
-        out[int(number)] = torch.from_numpy(tensor.data.copy())
+        out[int(name[1])] = torch.from_numpy(tensor.data.copy())
     if not out:
         raise ValueError(
             f"load_control_vector: expected directions in '{path}', found none; pass a control "

@@ -7,6 +7,7 @@ The same A and B as in `lora`, named `blk.N.ffn_down.weight.lora_a` [r, width] a
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from .files import model_type, output_file, require
 from .folded import checkpoint
+from .gguf_header import check_header, one_line
 from .lora import factors, hf_columns
 
 # Where llama.cpp's name of an architecture is not the model_type of transformers.
@@ -32,17 +34,20 @@ def open_gguf(path: Path) -> Any:
     gguf = require("gguf")
     if not path.is_file():
         raise RuntimeError(f"convert: expected a GGUF file at '{path}', found none; check the path")
+    sizes = {int(kind): size for kind, size in gguf.GGML_QUANT_SIZES.items()}
     try:
-        reader = gguf.GGUFReader(path)
+        little = check_header(path, sizes) and sys.byteorder == "little"
+        reader = gguf.GGUFReader(path) if little else None
     except OSError as error:
         raise RuntimeError(
             f"convert: expected to read '{path}', got {error.strerror}; check its permissions"
         ) from None
     except (ValueError, KeyError, IndexError) as error:
         raise ValueError(
-            f"convert: expected a whole GGUF file, got '{path}' ({error}); download it again"
+            f"convert: expected a whole GGUF file, got '{path}' ({one_line(str(error))}); download "
+            "it again"
         ) from None
-    if reader.byte_order != "I" or reader.endianess != gguf.GGUFEndian.LITTLE:
+    if reader is None:
         raise ValueError(
             f"convert: expected a little-endian GGUF file, got '{path}'; convert its byte order "
             "first"
@@ -79,7 +84,28 @@ def layer_tensors(reader: Any, name: str, path: Path, n_layers: int) -> list[Any
             f"convert: expected {n_layers} layers for this circuit, got {have} in '{path}'; use "
             "the model that it was found on"
         )
-    return [found[f"blk.{i}.{name}"] for i in range(n_layers)]
+    tensors = [found[f"blk.{i}.{name}"] for i in range(n_layers)]
+    for tensor in tensors:
+        if len(tensor.shape) != 2:
+            raise ValueError(
+                f"convert: expected a matrix as '{tensor.name}' in '{path}', got "
+                f"{len(tensor.shape)} dimensions; pass the file of a dense model"
+            )
+    return tensors
+
+
+def _base_architecture(reader: Any, path: Path) -> str:
+    field = reader.fields.get("general.architecture")
+    try:
+        name = field.contents() if field is not None else None
+    except UnicodeDecodeError:
+        name = None
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"convert: expected the name of an architecture in '{path}', got none; download it "
+            "again"
+        )
+    return name
 
 
 def gguf_columns(
@@ -107,7 +133,7 @@ def gguf_columns(
                 "as source"
             ) from None
         columns[layer] = torch.from_numpy(weight[:, neurons[layer]].astype("float32"))
-    return str(reader.fields["general.architecture"].contents()), columns
+    return _base_architecture(reader, path), columns
 
 
 def _architecture(folder: Path) -> str:

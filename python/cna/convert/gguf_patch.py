@@ -128,6 +128,11 @@ def write_gguf(
         for tensor in (ups[layer], bias):
             if tensor is None:
                 continue
+            if int(tensor.shape[-1]) != width:
+                raise ValueError(
+                    f"convert: expected {width} values in '{tensor.name}' of '{file}', got "
+                    f"{int(tensor.shape[-1])}; download it again"
+                )
             kind = tensor.tensor_type.name
             if kind not in BLOCKS and kind not in FLOATS:
                 raise ValueError(

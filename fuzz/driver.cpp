@@ -1,9 +1,14 @@
-/// Runs LLVMFuzzerTestOneInput on mutated seeds where there is no libFuzzer: random, not guided.
+/// Runs LLVMFuzzerTestOneInput on mutated seeds where there is no libFuzzer.
 ///
 ///   circuit_reader [-max_total_time=SECONDS] [-seed=N] FOLDER_OR_FILE...
 ///
-/// A file that is named is run once as it is, which is how a finding is reproduced.
+/// A file that is named is run once as it is, which is how a finding is reproduced. Guided by
+/// coverage where the target, but not this file, is compiled with -fsanitize-coverage=trace-pc (g++
+/// and clang++): what reaches a new place, or one more often than before, is kept and mutated
+/// again.
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -21,6 +26,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size);
 namespace {
 
 using Random = std::mt19937_64;
+
+constexpr std::size_t longest = 8192;  // bytes of what is kept
+
+std::array<uint8_t, 1 << 16> hits;  // how often each place was passed, saturated, by hash
+std::array<uint8_t, 1 << 16> seen;  // a bit per power of two of that, over all runs
 
 std::string current;  // written to crash-input when the program ends badly
 
@@ -98,12 +108,28 @@ std::string read(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-void run(const std::string& text) {
+/// True where the text reached something new.
+bool run(const std::string& text) {
   current = text;
+  hits.fill(0);
   LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(current.data()), current.size());
+  bool fresh = false;
+  for (std::size_t i = 0; i < hits.size(); ++i) {
+    if (hits[i] == 0) continue;
+    const auto bit = static_cast<uint8_t>(1 << (std::bit_width(hits[i]) - 1));
+    fresh = fresh || (seen[i] & bit) == 0;
+    seen[i] |= bit;
+  }
+  return fresh;
 }
 
 }  // namespace
+
+extern "C" void __sanitizer_cov_trace_pc() {
+  const auto place = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
+  uint8_t& count = hits[(place ^ (place >> 16)) % hits.size()];
+  if (count < 255) ++count;
+}
 
 int main(int argc, char** argv) {
   double seconds = 0.0;
@@ -125,7 +151,7 @@ int main(int argc, char** argv) {
   }
   std::signal(SIGABRT, keep_input);
   std::signal(SIGSEGV, keep_input);
-  for (const std::string& text : seeds) run(text);
+  for (const std::string& text : seeds) (void)run(text);
   if (seeds.empty()) seeds.emplace_back("{}");
   Random random(seed);
   uint64_t executions = 0;
@@ -139,10 +165,13 @@ int main(int argc, char** argv) {
       for (std::size_t edits = 1 + below(random, 6); edits > 0; --edits) {
         mutate(text, seeds, random);
       }
-      run(text);
+      if (run(text) && text.size() <= longest) seeds.push_back(text);
     }
   }
-  std::printf("Done %llu runs in %.0f second(s)\n", static_cast<unsigned long long>(executions),
-              elapsed());
+  const auto places =
+      std::count_if(seen.begin(), seen.end(), [](uint8_t bits) { return bits != 0; });
+  std::printf("Done %llu runs in %.0f second(s): %ld places, corpus of %zu\n",
+              static_cast<unsigned long long>(executions), elapsed(), static_cast<long>(places),
+              seeds.size());
   return 0;
 }
