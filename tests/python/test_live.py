@@ -11,7 +11,17 @@ import cna
 import pytest
 import torch
 import transformers
-from conftest import HEADS, IDS, LONG, PROMPTS, SMALL, down_projections, make_hf, make_tokenizer
+from conftest import (
+    FAMILIES,
+    HEADS,
+    IDS,
+    LONG,
+    PROMPTS,
+    SMALL,
+    down_projections,
+    make_hf,
+    make_tokenizer,
+)
 from live_oracle import close, equals_plain_hooks, last_logits
 
 LAYERS = [f"model.layers.{i}" for i in range(4)]
@@ -26,6 +36,12 @@ def test_a_live_model_stays_its_owners() -> None:
     with model.steer(circuit, 0.0):
         model.generate(PROMPTS[:2], max_new_tokens=2)
         assert torch.equal(hf(ids).logits, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_known_families_keep_their_cache(family: str, dtype: torch.dtype) -> None:
+    assert cna.live(copy.deepcopy(make_hf(family, dtype)), None).core.has_cache
 
 
 def test_a_live_model_without_a_down_projection_is_refused() -> None:

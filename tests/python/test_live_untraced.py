@@ -60,6 +60,7 @@ def test_models_that_flatten_tokens_or_bias_attention(name: str) -> None:
     down = "fc2" if name == "OPT" else "dense_4h_to_h"
     downs = [m for n, m in hf.named_modules() if n.endswith(down)]
     model = cna.live(hf, make_tokenizer())
+    assert model.core.has_cache == (name == "OPT")
     equals_plain_hooks(model, hf, downs)
     assert model.record(PROMPTS[:2], site="residual").shape == (2, 4, 32)
 
