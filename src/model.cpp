@@ -98,13 +98,15 @@ void Run::compute_prefix() {
 
 std::vector<at::Tensor> Run::cache(std::span<const int64_t> rows, int64_t capacity) const {
   std::vector<at::Tensor> out;
-  const auto options = at::TensorOptions(info().dtype).device(info().device);
   const auto n = static_cast<int64_t>(rows.size());
   const std::vector<int64_t> arm = prefix_ > 0 ? arms(rows) : std::vector<int64_t>();
   const bool one_arm = prefix_ > 0 && prefix_cache_[0].size(0) == 1;
   at::Tensor index;
-  if (prefix_ > 0 && !one_arm) index = at::tensor(arm, at::kLong).to(info().device);
-  for (const CacheShape& layer : info().cache) {
+  if (prefix_ > 0 && !one_arm) index = at::tensor(arm, at::kLong);
+  for (size_t i = 0; i < info().cache.size(); ++i) {
+    const CacheShape& layer = info().cache[i];
+    const auto options = at::TensorOptions(info().dtype).device(info().cache_device(i));
+    if (index.defined()) index = index.to(options.device());
     for (const int64_t dim : {layer.key_dim, layer.value_dim}) {
       at::Tensor buffer = at::empty({n, layer.heads, capacity, dim}, options);
       if (prefix_ > 0) {
@@ -139,10 +141,11 @@ std::vector<int64_t> dry_run(Model& model, int64_t rows, int64_t fresh, int64_t 
             at::arange(past, past + fresh, longs).unsqueeze(0).repeat({rows, 1}),
             at::full({1}, fresh - 1, longs),
             {}};
-  for (const CacheShape& layer : info.cache) {
+  for (size_t i = 0; i < info.cache.size(); ++i) {
+    const CacheShape& layer = info.cache[i];
     for (const int64_t dim : {layer.key_dim, layer.value_dim})
       step.cache.push_back(at::zeros({rows, layer.heads, past + fresh, dim},
-                                     at::TensorOptions(info.dtype).device(info.device)));
+                                     at::TensorOptions(info.dtype).device(info.cache_device(i))));
   }
   return model.host().logits(step).sizes().vec();
 }

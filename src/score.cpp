@@ -128,6 +128,7 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
   run.batch_tokens = std::numeric_limits<int64_t>::max();
   run.share_prefix = options.share_prefix && prefix_is_safe(prompts, joined);
   Divergence out{at::zeros({arms, n}, at::kDouble), at::zeros({arms, n}, at::kDouble)};
+  at::Tensor reference;
   for_each_batch("divergence", model, sequences, lengths, run,
                  [&](const Batch& batch, const at::Tensor& log_p, int64_t longest) {
                    for (size_t r = 0; r < batch.rows.size(); ++r) {
@@ -136,7 +137,8 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
                      const auto at_row = [&](int64_t i) {
                        return log_p.select(0, i).narrow(0, longest - length, length);
                      };
-                     const at::Tensor reference = at_row(static_cast<int64_t>(r) - arm);
+                     // Without a cache a group's rows come one batch after the other.
+                     if (arm == 0) reference = at_row(static_cast<int64_t>(r)).clone();
                      const at::Tensor gap = reference - at_row(static_cast<int64_t>(r));
                      const at::Tensor kl = (reference.exp() * gap).sum(-1).to(at::kDouble).mean();
                      const auto place = arm * n + prompt;

@@ -34,7 +34,7 @@ std::vector<at::Tensor> Taps::take_recorded() {
   return out;
 }
 
-at::Tensor Taps::apply(const at::Tensor& x, int64_t slot) {
+at::Tensor Taps::apply(const at::Tensor& x, int64_t slot, const TapShard* shard) {
   if (poll) {
     try {
       poll();
@@ -52,13 +52,17 @@ at::Tensor Taps::apply(const at::Tensor& x, int64_t slot) {
       edit.scale = edit.scale.to(x.device());
     if (edit.shift.defined() && edit.shift.device() != x.device())
       edit.shift = edit.shift.to(x.device());
+    const auto mine = [&](const at::Tensor& t) {
+      return shard ? t.narrow(-1, shard->first, x.size(-1)) : t;
+    };
     // The product is rounded once, as `a *= m` is: low precision meets a float32 scale.
-    if (edit.scale.defined()) y = at::mul(y, edit.scale);
-    if (edit.shift.defined()) y = at::add(y, edit.shift);
+    if (edit.scale.defined()) y = at::mul(y, mine(edit.scale));
+    if (edit.shift.defined()) y = at::add(y, mine(edit.shift));
     if (y.scalar_type() != x.scalar_type()) y = y.to(x.scalar_type());
   }
   if (recording_ && slot / layers_ == static_cast<int64_t>(*recording_)) {
-    recorded_[static_cast<size_t>(slot % layers_)] = y.select(1, -1).clone();
+    const at::Tensor last = y.select(1, -1).clone();
+    recorded_[static_cast<size_t>(slot % layers_)] = shard ? shard->gather(last) : last;
   }
   return y;
 }

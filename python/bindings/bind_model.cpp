@@ -81,6 +81,8 @@ ModelInfo info_from(const py::dict& d) {
   for (const auto& [heads, key, value] :
        py::cast<std::vector<std::tuple<int64_t, int64_t, int64_t>>>(d["cache"]))
     info.cache.push_back({heads, key, value});
+  for (const auto& device : py::cast<std::vector<std::string>>(d["cache_devices"]))
+    info.cache_devices.emplace_back(device);
   return info;
 }
 
@@ -173,8 +175,19 @@ void bind_model(py::module_& m) {
 
   py::class_<Taps, c10::intrusive_ptr<Taps>>(
       m, "Taps", "The taps of one model, called by a live model's hooks.")
-      .def("apply", &Taps::apply, py::arg("x"), py::arg("slot"),
-           "Records and edits x [rows, tokens, features]; returns it, or a changed copy.")
+      .def(
+          "apply",
+          [](Taps& t, const at::Tensor& x, int64_t slot, int64_t first,
+             const std::optional<py::function>& gather) {
+            if (!gather) return t.apply(x, slot);
+            const TapShard shard{first, [&](const at::Tensor& part) {
+                                   return py::cast<at::Tensor>((*gather)(part));
+                                 }};
+            return t.apply(x, slot, &shard);
+          },
+          py::arg("x"), py::arg("slot"), py::arg("first") = 0, py::arg("gather") = py::none(),
+          "Records and edits x [rows, tokens, features]; returns it, or a changed copy. With "
+          "`gather`, x holds the features from `first` on, and gather makes a recording whole.")
       .def(
           "slot",
           [](const Taps& t, const std::string& site, int64_t layer) {

@@ -234,9 +234,9 @@ class Taps:
     """
     The taps of one model, called by a live model's hooks.
     """
-    def apply(self, x: torch.Tensor, slot: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
+    def apply(self, x: torch.Tensor, slot: typing.SupportsInt | typing.SupportsIndex, first: typing.SupportsInt | typing.SupportsIndex = 0, gather: collections.abc.Callable | None = None) -> torch.Tensor:
         """
-        Records and edits x [rows, tokens, features]; returns it, or a changed copy.
+        Records and edits x [rows, tokens, features]; returns it, or a changed copy. With `gather`, x holds the features from `first` on, and gather makes a recording whole.
         """
     def slot(self, site: str, layer: typing.SupportsInt | typing.SupportsIndex) -> int:
         ...

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .sites import layer_above
 from .step import CausalStep
 
 ARCHIVE = "model.pt2"
@@ -38,7 +39,7 @@ def tapped(hf_model: Any, downs: list[tuple[str, nn.Module]]) -> Iterator[None]:
 
     hooks = []
     for layer, (name, down) in enumerate(downs):
-        block = hf_model.get_submodule(name.rsplit(".", 2)[0])
+        block = layer_above(hf_model, name)
         hooks.append(down.register_forward_pre_hook(before(layer)))
         hooks.append(down.register_forward_hook(after("mlp_output", layer)))
         hooks.append(block.register_forward_hook(after("residual", layer)))

@@ -35,6 +35,7 @@ from .model import Model, Prompts
 from .progress import bar
 from .prompts import universal_prompts
 from .runs import write_whole
+from .shard import require_all_ranks
 from .sweep import SweepResult, plan, sweep
 from .tasks import Task
 
@@ -293,6 +294,7 @@ def contrast_distributed(
         ValueError: an empty set, a chunk size below 1, or steering together with `resume`.
         RuntimeError: a rank was lost (it is named), or the folder cannot be written.
     """
+    require_all_ranks(model, "discover")
     if not positive or not negative or chunk < 1:
         raise ValueError(
             f"discover: expected prompts in both sets and chunks of 1 or more, got {len(positive)} "
@@ -354,6 +356,7 @@ def universal_neurons_distributed(
         ValueError: fewer than 10 prompts, or shares outside (0, 1].
         RuntimeError: a rank was lost (it is named).
     """
+    require_all_ranks(model, "universal_neurons")
     ids = model.tokenize(universal_prompts() if prompts is None else prompts, chat)
     if len(ids) < 10 or not 0 < share <= 1:
         raise ValueError(
@@ -416,6 +419,7 @@ def discover_distributed(
         ValueError: as `cna.discover`.
         RuntimeError: a rank was lost; the message names it.
     """
+    require_all_ranks(model, "discover")
     check_size(model, fraction, k)
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
     if isinstance(universal, str) and universal != "default":
@@ -472,6 +476,7 @@ def sweep_distributed(
         ValueError: as `cna.sweep`, or no `out`.
         RuntimeError: a rank was lost; the message names it.
     """
+    require_all_ranks(model, "sweep")
     if kwargs.get("out") is None:
         raise ValueError(
             "sweep: expected out= for a run of several processes, got none; name a folder that they "

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,48 +26,54 @@ import torch
 from torch import Tensor
 
 from . import aoti, torchscript
+from .sites import down_projections, layer_width
 from .step import CausalStep, quiet_transformers
 
 FORMAT_VERSION = 1
 FORMATS = ("torchscript", "aoti")
 
 
-def check_exportable(hf_model: Any) -> None:
+def check_exportable(hf_model: Any, function: str = "export") -> None:
     """Raises ValueError for models that are no dense decoder-only causal language model."""
     config = getattr(hf_model, "config", None)
     name = type(hf_model).__name__
     if config is None or not hasattr(hf_model, "generate"):
         raise ValueError(
-            f"export: expected a transformers causal language model, got {name}; load one with "
+            f"{function}: expected a transformers causal language model, got {name}; load one with "
             "AutoModelForCausalLM.from_pretrained"
         )
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
-            f"export: expected a decoder-only model, got {name} (encoder-decoder); such models have no "
-            "single residual stream of one prompt and cannot be exported"
+            f"{function}: expected a decoder-only model, got {name} (encoder-decoder); such models have "
+            "no single residual stream of one prompt"
         )
     text = config.get_text_config()
     for key in ("num_experts", "num_local_experts", "n_routed_experts"):
         if (getattr(text, key, None) or 0) > 1:
             raise ValueError(
-                f"export: expected dense MLPs, got {name} (mixture of {getattr(text, key)} experts); "
-                "routing depends on the data and cannot be traced"
+                f"{function}: expected dense MLPs, got {name} (mixture of {getattr(text, key)} "
+                "experts), whose layers have no single down projection; use a dense model"
             )
     if not hasattr(hf_model, "lm_head") and hf_model.get_output_embeddings() is None:
         raise ValueError(
-            f"export: expected a model with a language-model head, got {name}; load it with "
+            f"{function}: expected a model with a language-model head, got {name}; load it with "
             "AutoModelForCausalLM"
         )
 
 
-def max_positions(config: Any) -> int:
-    """Longest prompt plus answer for which the traced graph is exact; 0 if unbounded."""
+def max_positions(config: Any, whole_prompts: bool = False) -> int:
+    """Longest prompt plus answer for which the step is exact; 0 if unbounded.
+
+    `whole_prompts`: each step sees all tokens, so "longrope" may change its frequencies between steps.
+    Those of "dynamic" depend on earlier prompts too, and stay limited.
+    """
     text = config.get_text_config()
     longest = int(getattr(text, "max_position_embeddings", 0) or 0)
     rope = getattr(text, "rope_parameters", None) or {}
     nested = [r for r in rope.values() if isinstance(r, dict)] or [rope]
+    inexact = ("dynamic",) if whole_prompts else ("dynamic", "longrope")
     for parameters in nested:
-        if parameters.get("rope_type") in ("dynamic", "longrope"):
+        if parameters.get("rope_type") in inexact:
             # Beyond the original length these change all frequencies with the length.
             original = parameters.get("original_max_position_embeddings") or getattr(
                 text, "original_max_position_embeddings", None
@@ -106,10 +112,14 @@ def example_inputs(
     return (*(t.to(device) for t in (ids, mask, positions, keep)), *buffers)
 
 
-def weights_hash(hf_model: Any) -> str:
-    """SHA-256 over the model's parameters, by name; independent of file layout."""
+def weights_hash(hf_model: Any, whole: Callable[[str, Tensor], Tensor] | None = None) -> str:
+    """SHA-256 over the model's parameters, by name; independent of file layout.
+
+    `whole` turns what the model holds of a parameter into all of it, where that is not the same.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(hf_model.state_dict().items()):
+        tensor = whole(name, tensor) if whole else tensor
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
         digest.update(flat.numpy().data)
@@ -184,9 +194,7 @@ def _write_torchscript(hf_model: Any, shapes: list[list[int]], folder: Path, pat
 
 
 def _write_aoti(hf_model: Any, shapes: list[list[int]], folder: Path, pattern: str) -> Any:
-    from .live import down_projections, input_width
-
-    downs = down_projections(hf_model, pattern)
+    downs = down_projections(hf_model, pattern, "export")
     example = example_inputs(shapes, hf_model.dtype, hf_model.device, rows=2, new=5, past=3)
     archive = folder / aoti.ARCHIVE
     compiled = aoti.compile_package(hf_model, downs, example, archive)
@@ -194,7 +202,7 @@ def _write_aoti(hf_model: Any, shapes: list[list[int]], folder: Path, pattern: s
     return {
         "archive": archive.name,
         "n_layers": len(downs),
-        "width": input_width(downs[0][1]),
+        "width": layer_width(downs, "export"),
         "hidden_size": int(hf_model.config.get_text_config().hidden_size),
         "neuron_sites": [name for name, _ in downs],
         "device": hf_model.device.type,

@@ -1,80 +1,88 @@
 """A live host: a Hugging Face module run as it is, with the same taps through plain hooks.
 
-What cannot be traced still works here: mixtures of devices (`device_map`), quantised weights, rotary
-scalings that depend on the length. The step is the one that `cna.export` traces; the hooks call the
-same C++ taps, so recordings and steering follow the same rules.
+What cannot be traced still works here: models spread over devices (`device_map`), offloaded, quantised
+or shared by processes (tensor parallelism), and layers that keep other state than keys and values. The
+hooks call the same C++ taps, so recordings and steering follow the same rules.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import _core
-from .export import cache_shapes, check_exportable, max_positions, weights_hash
+from .export import check_exportable, max_positions
+from .live_step import choose_step
 from .model import Model
-from .step import CausalStep
-
-DOWN_PROJECTION = (
-    r"(^|\.)(mlp|feed_forward|ffn)\.(down_proj|c_proj|dense_4h_to_h|fc2|w2)$|layers\.\d+\.fc2$"
-)
-
-
-def down_projections(hf_model: nn.Module, pattern: str = "") -> list[tuple[str, nn.Module]]:
-    """(name, module) of each layer's down projection, in the order of the layers.
-
-    Raises:
-        ValueError: nothing matches, or the pattern is no regular expression.
-    """
-    try:
-        wanted = re.compile(pattern or DOWN_PROJECTION)
-    except re.error as error:
-        raise ValueError(
-            f"live: expected a regular expression, got '{pattern}' ({error}); try 'down_proj'"
-        ) from None
-    found = [(n, m) for n, m in hf_model.named_modules() if wanted.search(n)]
-    if not found:
-        linear = {
-            re.sub(r"\.\d+", ".*", n) for n, m in hf_model.named_modules() if not list(m.children())
-        }
-        raise ValueError(
-            f"live: expected a down projection that matches '{wanted.pattern}', found none among "
-            f"{', '.join(sorted(linear)[:8])}; pass pattern= for the one that leaves the MLP"
-        )
-    return found
-
-
-def input_width(module: nn.Module) -> int:
-    """Features that a linear layer takes, whatever class or quantisation it has."""
-    for name in ("in_features", "nx"):  # GPT-2's Conv1D calls it nx
-        if hasattr(module, name):
-            return int(getattr(module, name))
-    raise ValueError(
-        f"live: expected a linear down projection, got {type(module).__name__}; narrow the pattern"
-    )
+from .placement import input_device, is_dtensor, ranks, require_movable, safe_hash
+from .shard import Shard, shard_of
+from .sites import down_projections, layer_above, layer_width
 
 
 class _LiveStep:
     """Runs one step with hooks that hand activations to the taps of the pass under way."""
 
-    def __init__(self, hf_model: Any, downs: list[tuple[str, nn.Module]]) -> None:
+    def __init__(
+        self, hf_model: Any, downs: list[tuple[str, nn.Module]], width: int, use_cache: bool
+    ) -> None:
         self.hf_model = hf_model
-        self.step = CausalStep(hf_model).eval()
+        self.width = width
+        self.hidden = int(hf_model.config.get_text_config().hidden_size)
+        shards = [shard_of(name, module, width) for name, module in downs]
+        self.step = choose_step(hf_model, use_cache)
         self.taps: _core.Taps | None = None
+        self.rows = self.tokens = 0
         for layer, (name, module) in enumerate(downs):
-            module.register_forward_pre_hook(self._before(layer))
+            module.register_forward_pre_hook(self._before(layer, shards[layer]))
             module.register_forward_hook(self._after("mlp_output", layer))
-            block = hf_model.get_submodule(name.rsplit(".", 2)[0])
+            block = layer_above(hf_model, name)
             block.register_forward_hook(self._after("residual", layer))
 
-    def _before(self, layer: int) -> Any:
+    def _tap(self, x: Tensor, site: str, layer: int, shard: Shard | None = None) -> Tensor:
+        """x through the tap; [rows, tokens, features], [rows * tokens, features] or one's part."""
+        if is_dtensor(x):
+            return self._tap_part(x, site, layer, shard)
+        assert self.taps is not None
+        features = self.width if site == "neuron" else self.hidden
+        if shard is not None and x.shape[-1] == shard.size:
+            features = shard.size
+        else:
+            shard = None
+        if x.shape[-1] != features or x.numel() != self.rows * self.tokens * features:
+            raise RuntimeError(
+                f"live: expected the {site} activations of layer {layer} as "
+                f"{[self.rows, self.tokens, features]}, got {list(x.shape)}; this way of splitting a "
+                "model is not known, load it with its own tensor-parallel plan or a device_map"
+            )
+        slot = self.taps.slot(site, layer)
+        shaped = x if x.dim() == 3 else x.reshape(self.rows, self.tokens, features)
+        if shard is None:
+            out = self.taps.apply(shaped, slot)
+        else:
+            out = self.taps.apply(shaped, slot, shard.first, shard.gather)
+        return x if out is shaped else out.reshape(x.shape)
+
+    def _tap_part(self, x: Any, site: str, layer: int, shard: Shard | None) -> Tensor:
+        from torch.distributed.tensor import DTensor
+
+        if any(place.is_partial() for place in x.placements):
+            raise RuntimeError(
+                f"live: expected the {site} activations of layer {layer} whole or split by features, "
+                f"got {', '.join(map(str, x.placements))}; load the model with its own tensor-parallel "
+                "plan"
+            )
+        out = self._tap(x.to_local(), site, layer, shard)
+        return DTensor.from_local(
+            out, x.device_mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride()
+        )
+
+    def _before(self, layer: int, shard: Shard | None) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if self.taps is None:
                 return None
-            return (self.taps.apply(args[0], self.taps.slot("neuron", layer)), *args[1:])
+            return (self._tap(args[0], "neuron", layer, shard), *args[1:])
 
         return hook
 
@@ -82,10 +90,9 @@ class _LiveStep:
         def hook(_: nn.Module, __: Any, output: Any) -> Any:
             if self.taps is None:
                 return None
-            slot = self.taps.slot(site, layer)
-            if isinstance(output, Tensor):
-                return self.taps.apply(output, slot)
-            return (self.taps.apply(output[0], slot), *output[1:])
+            if not isinstance(output, tuple):
+                return self._tap(output, site, layer)
+            return (self._tap(output[0], site, layer), *output[1:])
 
         return hook
 
@@ -99,55 +106,83 @@ class _LiveStep:
         taps: _core.Taps,
     ) -> Tensor:
         self.taps = taps
+        self.rows, self.tokens = ids.shape
         try:
             with torch.inference_mode():
-                return self.step(ids, mask, positions, keep, *cache)
+                return self.step(ids, mask, positions, keep, cache)
         finally:
             self.taps = None
 
     def move(self, device: str) -> None:
-        self.hf_model.to(device)
+        require_movable(self.hf_model)
+        try:
+            self.hf_model.to(device)
+        except (RuntimeError, ValueError) as error:  # some quantised weights stay where they are
+            raise ValueError(
+                f"Model.to: expected a model that can move to {device}, got: "
+                f"{str(error).splitlines()[0]}; load it again where it should run"
+            ) from None
 
 
-def live(hf_model: Any, tokenizer: Any, *, model_id: str | None = None, pattern: str = "") -> Model:
+def live(
+    hf_model: Any,
+    tokenizer: Any,
+    *,
+    model_id: str | None = None,
+    pattern: str = "",
+    cache: bool = True,
+) -> Model:
     """A `Model` over a Hugging Face module in this process, nothing exported.
+
+    A tensor-parallel model (one process per shard) is called in all its processes with the same
+    arguments; each gets the whole answer.
 
     Args:
         hf_model: a decoder-only causal language model; stays yours, and sees no change between
-            calls. With `device_map` the tokens go to the device of its first layer.
+            calls. It may be spread or offloaded by `device_map`, quantised, or tensor-parallel.
         tokenizer: its tokenizer, or None.
         pattern: regular expression for the down projection's module name.
+        cache: keep keys and values between steps, where that is exact (checked on a short prompt).
+            Else, or with False, prompts run one at a time and whole at each step: slow, but right
+            for every model, and past the original length of "longrope" models.
     Raises:
-        ValueError: encoder-decoder or mixture-of-experts models, or no down projection.
+        ValueError: encoder-decoder or mixture-of-experts models, no down projection, or weights
+            that are split in a way that is not known.
     """
-    check_exportable(hf_model)
+    check_exportable(hf_model, "live")
     hf_model.eval()
     downs = down_projections(hf_model, pattern)
+    width = layer_width(downs)
+    step = _LiveStep(hf_model, downs, width, cache)
     config = hf_model.config
     eos = getattr(hf_model.generation_config, "eos_token_id", None)
     eos = config.get_text_config().eos_token_id if eos is None else eos
     info = {
         "model_id": model_id or config.name_or_path or type(hf_model).__name__,
-        "weights_hash": getattr(config, "_commit_hash", None) or _safe_hash(hf_model),
+        "weights_hash": _weights_hash(hf_model),
         "n_layers": len(downs),
-        "width": input_width(downs[0][1]),
-        "hidden_size": int(config.get_text_config().hidden_size),
+        "width": width,
+        "hidden_size": step.hidden,
         "vocab_size": int(config.get_text_config().vocab_size),
-        "max_positions": max_positions(config),
+        "max_positions": max_positions(config, whole_prompts=not step.step.cache),
         "dtype": hf_model.dtype,
-        "device": str(hf_model.get_input_embeddings().weight.device),
+        "device": str(input_device(hf_model)),
         "eos_token_ids": [] if eos is None else [eos] if isinstance(eos, int) else list(eos),
         "neuron_sites": [name for name, _ in downs],
         "residual_sites": True,
-        "cache": [tuple(shape) for shape in cache_shapes(hf_model)],
+        "cache": list(step.step.cache),
+        "cache_devices": [str(device) for device in step.step.devices],
     }
-    step = _LiveStep(hf_model, downs)
-    return Model(_core.Model.live(info, step.forward, step.move), tokenizer)
+    model = Model(_core.Model.live(info, step.forward, step.move), tokenizer)
+    model.ranks = ranks(hf_model)
+    return model
 
 
-def _safe_hash(hf_model: Any) -> str:
-    """Hash of the weights; empty where a quantiser's state cannot be read as plain tensors."""
-    try:
-        return weights_hash(hf_model)
-    except (RuntimeError, TypeError, AttributeError):
-        return ""
+def _weights_hash(hf_model: Any) -> str:
+    """The commit, with the quantiser's name, or a hash of the weights; empty if neither is known."""
+    commit = getattr(hf_model.config, "_commit_hash", None)
+    if not commit:
+        return safe_hash(hf_model)
+    method = getattr(getattr(hf_model, "hf_quantizer", None), "quantization_config", None)
+    name = getattr(method, "quant_method", None)
+    return commit if name is None else f"{commit} {getattr(name, 'value', name)}"

@@ -28,6 +28,7 @@ class Model:
         n_layers, width: the grid of neurons; `width` is the MLP's hidden size.
         hidden_size: features of the residual stream.
         tokenizer: the Hugging Face tokenizer, or None for a bare TorchScript file.
+        ranks: processes that share the weights (a tensor-parallel live model); 1 as a rule.
     """
 
     def __init__(self, core: _core.Model, tokenizer: Any = None, path: Path | None = None) -> None:
@@ -38,13 +39,15 @@ class Model:
         self.hidden_size = core.hidden
         self.vocab_size = core.vocab
         self.model_id: str = core.id
+        self.ranks = 1
         self.universal_cache: dict[Any, Any] = {}
         self._local = threading.local()
 
     def __repr__(self) -> str:
+        slow = "" if self.core.has_cache else ", one prompt at a time"
         return (
             f"Model({self.model_id!r}, {self.n_layers} layers x {self.width} neurons, "
-            f"{self.dtype}, {self.device})"
+            f"{self.dtype}, {self.device}{slow})"
         )
 
     @property

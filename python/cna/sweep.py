@@ -182,6 +182,11 @@ def sweep(
     Raises:
         ValueError: unknown baseline, strengths that are not finite, or a folder of another run.
     """
+    if out is not None and model.ranks > 1:
+        raise ValueError(
+            f"sweep: expected no out= with a model shared by {model.ranks} processes, got '{out}'; they "
+            "would write one over the other: save the result in one of them"
+        )
     todo = plan(
         model,
         circuit,

@@ -24,12 +24,16 @@ ROOT = Path(os.environ.get("CNA_SOURCE") or Path(__file__).parents[2])
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SITE = Path(torch.__file__).parent.parent
 
-# Need files that a test does not have, GGUF models among them. (page, first words of the block)
+# Need files or processes that a test does not have. (page, first words of the block)
 NOT_RUN = {
     ("serving.md", 'cna.convert(circuit, "model-Q4_K_M.gguf", "steered'),
     ("serving.md", 'cna.convert(circuit, "model-Q4_K_M.gguf", "circuit'),
     ("serving.md", "from cna.convert import save_control_vector"),
     ("serving.md", "from cna.convert import read_authors_json"),
+    (
+        "scale.md",
+        "from transformers import AutoModelForCausalLM",
+    ),  # test_live_parallel runs the like
 }
 
 

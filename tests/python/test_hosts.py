@@ -62,19 +62,3 @@ def test_every_host_steers_alike(host: str, exports: Any) -> None:
     with model.steer(vector), reference.steer(vector):
         assert torch.allclose(model.logits(PROMPTS), reference.logits(PROMPTS), atol=1e-4)
     assert torch.equal(model.logits(PROMPTS), plain)
-
-
-def test_a_live_model_stays_its_owners() -> None:
-    hf = copy.deepcopy(make_hf("llama"))
-    ids = torch.arange(9)[None]
-    before = hf(ids).logits
-    model = cna.live(hf, make_tokenizer())
-    circuit = cna.discover(model, PROMPTS[:4], PROMPTS[4:], k=9, universal=None)
-    with model.steer(circuit, 0.0):
-        model.generate(PROMPTS[:2], max_new_tokens=2)
-        assert torch.equal(hf(ids).logits, before)
-
-
-def test_a_live_model_without_a_down_projection_is_refused() -> None:
-    with pytest.raises(ValueError, match="found none among"):
-        cna.live(copy.deepcopy(make_hf("llama")), None, pattern="no_such_layer")

@@ -18,7 +18,7 @@ namespace cna {
 /// Module paths of a down projection: Llama-like `mlp.down_proj`, GPT-2 `mlp.c_proj`,
 /// GPT-NeoX `mlp.dense_4h_to_h`, Phi and OPT `fc2`.
 inline constexpr const char* kDownProjection =
-    R"((^|\.)(mlp|feed_forward|ffn)\.(down_proj|c_proj|dense_4h_to_h|fc2|w2)$|layers\.\d+\.fc2$)";
+    R"((^|\.)(mlp|mlp_block|feed_forward|ffn)\.(down_proj|c_proj|dense_4h_to_h|fc2|w2)$|layers\.\d+\.fc2$)";
 
 /// A model's graph with taps in place. Both graphs take (module, taps, forward's arguments ...).
 struct Grafted {

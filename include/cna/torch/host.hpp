@@ -38,12 +38,16 @@ struct ModelInfo {
   at::ScalarType dtype = at::kFloat;
   c10::Device device = c10::Device(c10::kCPU);
   std::vector<CacheShape> cache;  ///< empty: no key/value cache, every step sees whole prompts
+  std::vector<c10::Device> cache_devices;  ///< of each layer's cache; empty: all on `device`
   std::vector<int64_t> eos_ids;
   std::vector<std::string> neuron_sites;
   bool residual_sites = false;
 
   /// True if steps may build on earlier ones; also the condition for padding and prefix sharing.
   bool has_cache() const { return !cache.empty(); }
+  c10::Device cache_device(size_t layer) const {
+    return cache_devices.empty() ? device : cache_devices[layer];
+  }
 };
 
 /// The one interface that the recorder and the generator see.

@@ -28,6 +28,7 @@ class LiveHost final : public Host {
   void to(c10::Device device) override {
     move_(device);
     info_.device = device;
+    info_.cache_devices.clear();
   }
 
  private:

@@ -35,6 +35,14 @@ struct TapEdit {
   at::Tensor shift;  ///< [rows or 1, 1, features]
 };
 
+/// The features of a layer that this process holds, where several processes share the layer
+/// (tensor parallelism): edits are cut to them, recordings are made whole.
+struct TapShard {
+  int64_t first = 0;  ///< place of the part's first feature in the layer
+  /// [rows, part] -> [rows, features]; all processes call it at the same tap.
+  std::function<at::Tensor(const at::Tensor&)> gather;
+};
+
 /// The taps of one model: what to record, what to edit, and when to stop.
 class Taps : public ::torch::CustomClassHolder {
  public:
@@ -46,7 +54,8 @@ class Taps : public ::torch::CustomClassHolder {
   }
 
   /// Runs at each tap: records the last token's activation, applies the edit, polls for a stop.
-  at::Tensor apply(const at::Tensor& x, int64_t slot);
+  /// With `shard`, x holds only these of the layer's features.
+  at::Tensor apply(const at::Tensor& x, int64_t slot, const TapShard* shard = nullptr);
 
   /// Records `site` from now on; `std::nullopt` records nothing.
   void record(std::optional<Site> site);

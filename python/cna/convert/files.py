@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from ..export import new_folder
+from ..sites import DOWN_PROJECTION
 
 MARK = "cna_conversion.json"
 TORCH_TYPES = {
@@ -29,10 +30,6 @@ TORCH_TYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-# The same module paths as `kDownProjection` in graft.hpp.
-DOWN_PROJECTION = (
-    r"(^|\.)(mlp|feed_forward|ffn)\.(down_proj|c_proj|dense_4h_to_h|fc2|w2)$|layers\.\d+\.fc2$"
-)
 _TRANSPOSED_TYPES = ("gpt2", "openai-gpt")  # their linears keep weights as [in, out]
 
 
