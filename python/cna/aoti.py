@@ -77,6 +77,9 @@ def compile_package(
     Raises:
         RuntimeError: torch.export or the C++ compiler refuses the model.
     """
+    from torch._inductor import config
+    from torch._inductor.utils import fresh_cache
+
     step = CausalStep(hf_model).eval()
     try:
         with torch.no_grad(), tapped(hf_model, downs), warnings.catch_warnings():
@@ -84,7 +87,9 @@ def compile_package(
             program = torch.export.export(
                 step, example, dynamic_shapes=_shapes(len(example) - 4), strict=False
             )
-            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+            # A cache of its own: torch's would keep a second copy of the weights for ever.
+            with fresh_cache(), config.patch(cpp_cache_precompile_headers=False):
+                torch._inductor.aoti_compile_and_package(program, package_path=str(path))
             return torch._inductor.aoti_load_package(str(path))
     except Exception as error:  # torch raises classes of many modules here
         raise RuntimeError(

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,15 @@ import pytest
 import torch
 import transformers
 from cna.cli import build_parser
+from cna.convert import write_authors_json
 from conftest import FAMILIES, make_tokenizer
 
 ROOT = Path(os.environ.get("CNA_SOURCE") or Path(__file__).parents[2])
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SITE = Path(torch.__file__).parent.parent
 
-# Need files or processes that a test does not have. (page, first words of the block)
-NOT_RUN = {
-    ("serving.md", 'cna.convert(circuit, "model-Q4_K_M.gguf", "steered'),
-    ("serving.md", 'cna.convert(circuit, "model-Q4_K_M.gguf", "circuit'),
-    ("serving.md", "from cna.convert import save_control_vector"),
-    ("serving.md", "from cna.convert import read_authors_json"),
-    (
-        "scale.md",
-        "from transformers import AutoModelForCausalLM",
-    ),  # test_live_parallel runs the like
-}
+# Run by two processes, apart: the first words of a block.
+OF_TWO_PROCESSES = "from transformers import AutoModelForCausalLM\nfrom transformers.distributed"
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
@@ -75,16 +68,52 @@ def test_python_blocks_run(
     matplotlib.use("Agg")
     shutil.copytree(hf_folder, tmp_path / "my-model")
     cna.discover(model, ["Hi"], ["Ho"], progress=False).save("circuit.json")
-    namespace: dict[str, Any] = {"model": model} if page.name == "serving.md" else {}
+    namespace: dict[str, Any] = {}
+    if page.name == "serving.md":
+        circuit = prepare_serving(model)
+        namespace = {"model": model, "vector": torch.ones(model.hidden_size), "circuit": circuit}
     for number, body in enumerate(blocks(page, "python")):
         code = compile(body, f"{page.name}, python block {number + 1}", "exec")
-        if not any(page.name == name and body.startswith(start) for name, start in NOT_RUN):
+        if not body.startswith(OF_TWO_PROCESSES):
             exec(code, namespace)
 
 
-def test_every_exception_is_a_block() -> None:
-    for name, start in NOT_RUN:
-        assert any(b.startswith(start) for b in blocks(ROOT / "docs" / name, "python")), start
+def prepare_serving(model: cna.Model) -> cna.Circuit:
+    """The files that the page takes for granted: a GGUF model and a circuit of the authors' tool."""
+    sys.path.insert(0, str(ROOT / "fuzz"))
+    from gguf_cases import write
+
+    width, hidden = model.width, model.hidden_size
+    shapes = {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width)}
+    tensors = [
+        (f"blk.{i}.ffn_{name}.weight", shape, "Q4_0")
+        for i in range(model.n_layers)
+        for name, shape in shapes.items()
+    ]
+    Path("model-Q4_K_M.gguf").write_bytes(write(tensors))
+    circuit = cna.Circuit.load("circuit.json")
+    write_authors_json(circuit, "authors.json")
+    return circuit
+
+
+def test_blocks_of_two_processes_run(stand_in: tuple[cna.Model, Path], tmp_path: Path) -> None:
+    found = [b for p in PAGES for b in blocks(p, "python") if b.startswith(OF_TWO_PROCESSES)]
+    assert len(found) == 1
+    before = (
+        "import os, cna\nfrom transformers import AutoTokenizer\n"
+        f"name = {str(stand_in[1])!r}\ntokenizer = AutoTokenizer.from_pretrained(name)\n"
+        "positive, negative = ['Hi', 'What?'], ['a b', 'One two']\n"
+    )
+    after = "if os.environ['RANK'] == '0':\n    circuit.save('circuit.json')\n"
+    (tmp_path / "block.py").write_text(before + found[0] + after)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "block.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(cna.Circuit.load(tmp_path / "circuit.json")) >= 1
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
