@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,15 @@ def same_circuit(a: cna.Circuit, b: cna.Circuit, tolerance: float = 1e-6) -> Non
     assert all(abs(n.delta - deltas[n.layer, n.index]) <= tolerance * scale for n in a)
     assert a.universal_removed == b.universal_removed
     assert a.provenance == b.provenance
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the workers have: sums of other numbers of threads differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
