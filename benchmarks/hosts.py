@@ -20,8 +20,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pages import fill
+
 HOSTS = ("torchscript", "aoti", "live")
-MARKS = ("<!-- hosts:begin -->", "<!-- hosts:end -->")
 
 
 def open_host(host: str, model: str, cache_dir: str | None) -> Any:
@@ -139,10 +140,7 @@ def main() -> int:
                 )
     text = table(args, rows, made)
     if args.docs:
-        path = Path(args.docs)
-        page = path.read_text(encoding="utf-8")
-        before, after = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
-        path.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+        fill(Path(args.docs), {"hosts": text})
     print(text)
     return 0
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import fill
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT = 900.0  # seconds for one reply
@@ -526,17 +527,6 @@ def render(results: dict[str, Any], name: str) -> str:
     )
 
 
-def fill(page: Path, results: dict[str, Any]) -> None:
-    """Puts the tables between the page's marks, <!-- NAME:begin --> and <!-- NAME:end -->."""
-    text = page.read_text(encoding="utf-8")
-    for name in results:
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        if begin in text and end in text:
-            head, rest = text.split(begin, 1)
-            text = f"{head}{begin}\n{render(results, name)}\n{end}{rest.split(end, 1)[1]}"
-    page.write_text(text, encoding="utf-8")
-
-
 def parse() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--peers-python", help="Python of the peers' environment (requirements.txt)")
@@ -596,7 +586,7 @@ def main() -> None:
     text = "\n\n".join(f"## {BENCHMARKS[n][0]}\n\n{render(ordered, n)}" for n in ordered)
     (args.out / "benchmarks.md").write_text(text + "\n", encoding="utf-8")
     if args.docs:
-        fill(args.docs, ordered)
+        fill(args.docs, {name: render(ordered, name) for name in ordered})
     print(text)
     say(f"took {(time.monotonic() - began) / 60:.1f} minutes; wrote {args.out}")
 

@@ -17,7 +17,7 @@ import textwrap
 import time
 from pathlib import Path
 
-MARKS = ("<!-- plan:begin -->", "<!-- plan:end -->")
+from pages import fill
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +119,7 @@ def main() -> int:
     merge = merge_seconds(plan.layers, plan.width)
     text = table(plan, merge, [int(n) for n in args.processes.split(",")])
     if args.docs:
-        path = Path(args.docs)
-        page = path.read_text(encoding="utf-8")
-        before, after = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
-        path.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
+        fill(Path(args.docs), {"plan": text})
     print(text)
     return 0
 

@@ -39,12 +39,12 @@ def contrast_prompts(n: int) -> tuple[list[str], list[str]]:
 def worker(args: argparse.Namespace) -> int:
     import cna
     import torch
-    from cna import distributed
+    from cna import distributed, ranks
 
     torch.set_num_threads(1)
     positive, negative = contrast_prompts(args.prompts)
-    with distributed.group("scaling") as processes:
-        model = distributed.load_in_turn(lambda: cna.load(args.model, cache_dir=args.cache_dir))
+    with ranks.group("scaling") as processes:
+        model = ranks.load_in_turn(lambda: cna.load(args.model, cache_dir=args.cache_dir))
         cna.record(model, positive[:4], progress=False)  # warm
         processes.wait()
         start = time.perf_counter()

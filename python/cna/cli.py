@@ -29,14 +29,14 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace) -> Any:
-    from . import distributed, load
+    from . import load, ranks
 
-    device = distributed.device_of_rank(args.device)
+    device = ranks.device_of_rank(args.device)
 
     def open_model() -> Any:
         return load(args.model, dtype=args.dtype, device=device, pattern=args.pattern)
 
-    return distributed.load_in_turn(open_model) if distributed.is_distributed() else open_model()
+    return ranks.load_in_turn(open_model) if ranks.is_distributed() else open_model()
 
 
 def _chat(args: argparse.Namespace, default: bool | None = None) -> bool | None:
@@ -79,9 +79,9 @@ def _together(run: Command) -> Command:
     """Under torchrun, all processes join before a command and leave after it."""
 
     def together(args: argparse.Namespace) -> int:
-        from . import distributed
+        from . import ranks
 
-        with distributed.group(args.command):
+        with ranks.group(args.command):
             return run(args)
 
     return together
@@ -90,8 +90,9 @@ def _together(run: Command) -> Command:
 def _discover(args: argparse.Namespace) -> int:
     from . import discover, tasks, universal_neurons
     from .demo import layer_lines
-    from .distributed import discover_distributed, is_distributed, universal_neurons_distributed
+    from .distributed import discover_distributed, universal_neurons_distributed
     from .prompts import read_prompts
+    from .ranks import is_distributed
 
     chat = _chat(args)
     if args.task:
@@ -170,7 +171,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from . import Circuit, discover, distributed, tasks
+    from . import Circuit, discover, distributed, ranks, tasks
     from .prompts import read_quiz
     from .sweep import sweep
 
@@ -178,7 +179,7 @@ def _sweep(args: argparse.Namespace) -> int:
     circuit = Circuit.load(args.circuit) if args.circuit else None
     quiz = read_quiz(args.mmlu) if args.mmlu else None
     model = _load(args)
-    shared = distributed.is_distributed()
+    shared = ranks.is_distributed()
     if circuit is None:
         find = distributed.discover_distributed if shared else discover
         circuit = find(model, task.positive, task.negative, chat=task.chat)

@@ -11,248 +11,28 @@ them everything runs in this process.
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import hashlib
-import io
-import itertools
 import json
 import os
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from . import _core
 from .answers import AnswerLog, answer_jobs
+from .chunks import Shards, run_shards, split
 from .discovery import UniversalNeurons, _hash, check_size, with_prompt_provenance
 from .model import Model, Prompts
 from .progress import bar
 from .prompts import universal_prompts
-from .runs import write_whole
+from .ranks import group
 from .shard import require_all_ranks
 from .sweep import SweepResult, plan, sweep
 from .tasks import Task
-
-TIMEOUT = 1800.0  # seconds without a sign of another rank; $CNA_DISTRIBUTED_TIMEOUT changes it
-_AGAIN = "start again with the same folder to go on from what is finished"
-
-
-def is_distributed() -> bool:
-    """Whether this process was started by torchrun or the like."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-class Group:
-    """The processes of a run. Every failure names the rank that is missing."""
-
-    def __init__(self, rank: int, world: int, function: str) -> None:
-        self.rank = rank
-        self.world = world
-        self.function = function
-        self._pending: list[tuple[Any, Tensor]] = []
-
-    def _lost(self, rank: int, error: Exception) -> RuntimeError:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return RuntimeError(
-            f"{self.function}: expected rank {rank} of {self.world} to answer, got no sign of it (it "
-            f"was stopped, or its machine was lost: {reason}); {_AGAIN}"
-        )
-
-    def send(self, values: Tensor) -> None:
-        """Sends to rank 0, which is waited for only before the next call."""
-        self.flush()
-        try:
-            self._pending = [(dist.isend(values, 0), values)]
-        except RuntimeError as error:
-            raise self._lost(0, error) from None
-
-    def flush(self) -> None:
-        """Waits until rank 0 has everything that was sent."""
-        try:
-            for work, _ in self._pending:
-                work.wait()
-        except RuntimeError as error:
-            raise self._lost(0, error) from None
-        self._pending = []
-
-    def receive(self, rank: int, like: Tensor) -> Tensor:
-        """What `rank` sent, a tensor of the shape and type of `like`."""
-        out = torch.empty_like(like)
-        try:
-            dist.recv(out, rank)
-        except RuntimeError as error:
-            raise self._lost(rank, error) from None
-        return out
-
-    def share(self, value: Any) -> Any:
-        """Rank 0's value (JSON) on every rank."""
-        if self.world == 1:
-            return value
-        if self.rank != 0:
-            size = int(self.receive(0, torch.zeros(1, dtype=torch.int64))[0])
-            text = self.receive(0, torch.zeros(size, dtype=torch.uint8))
-            return json.loads(text.numpy().tobytes())
-        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        for rank in range(1, self.world):
-            try:
-                dist.send(torch.tensor([len(data)]), rank)
-                dist.send(data, rank)
-            except RuntimeError as error:
-                raise self._lost(rank, error) from None
-        return value
-
-    def wait(self) -> None:
-        """Returns when every rank has called it."""
-        sign = torch.zeros(1, dtype=torch.int64)
-        if self.rank == 0:
-            for rank in range(1, self.world):
-                self.receive(rank, sign)
-        else:
-            self.send(sign)
-            self.flush()
-        self.share(0)
-
-
-@contextlib.contextmanager
-def group(function: str, timeout: float | None = None) -> Iterator[Group]:
-    """Joins the processes of this run; leaves them at the end if it was first to join.
-
-    Raises:
-        RuntimeError: the processes do not find each other in time.
-    """
-    if not is_distributed() and not dist.is_initialized():
-        yield Group(0, 1, function)
-        return
-    first = not dist.is_initialized()
-    if first:
-        seconds = float(os.environ.get("CNA_DISTRIBUTED_TIMEOUT", timeout or TIMEOUT))
-        try:
-            dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=seconds))
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise RuntimeError(
-                f"{function}: expected {os.environ.get('WORLD_SIZE')} processes that find each other, "
-                f"got: {reason}; start them with torchrun"
-            ) from None
-    try:
-        yield Group(dist.get_rank(), dist.get_world_size(), function)
-    finally:
-        if first:
-            dist.destroy_process_group()
-
-
-def load_in_turn(load: Callable[[], Model], function: str = "load") -> Model:
-    """Loads on the first rank of each machine, then on the others: an export is made only once."""
-    with group(function) as processes:
-        first = os.environ.get("LOCAL_RANK", str(processes.rank)) == "0"
-        model = load() if first else None
-        processes.wait()
-        return load() if model is None else model
-
-
-def device_of_rank(device: str) -> str:
-    """ "cuda" becomes the CUDA device of this rank on its machine."""
-    if device == "cuda" and is_distributed():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return device
-
-
-class Shards:
-    """Finished chunks as .npz files in a folder, each written whole or not at all.
-
-    `fingerprint` says what the numbers depend on; files of another run are not looked at.
-    """
-
-    def __init__(self, folder: Path | None, kind: str, fingerprint: str, n: int) -> None:
-        self.folder, self.kind, self.fingerprint, self.n = folder, kind, fingerprint, n
-
-    def path(self, chunk: int) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{self.kind}-{self.fingerprint}-{chunk:05d}-of-{self.n:05d}.npz"
-
-    def save(self, chunk: int, values: Tensor) -> None:
-        """Keeps one chunk; RuntimeError if it cannot be written."""
-        if self.folder is None:
-            return
-
-        def write(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez(file, fingerprint=self.fingerprint, chunk=chunk, values=values.numpy())
-                file.flush()
-                os.fsync(file.fileno())
-
-        write_whole(self.path(chunk), write)
-
-    def load(self, chunk: int, size: int) -> Tensor | None:
-        """One chunk, or None where there is no whole file of this run."""
-        if self.folder is None or not self.path(chunk).exists():
-            return None
-        try:
-            data = io.BytesIO(self.path(chunk).read_bytes())
-            with np.load(data, allow_pickle=False) as file:
-                values = torch.from_numpy(file["values"])
-                if str(file["fingerprint"]) != self.fingerprint or int(file["chunk"]) != chunk:
-                    return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
-        return values if values.shape == (size,) and values.dtype == torch.float64 else None
-
-
-def _run_shards(
-    processes: Group,
-    shards: Shards,
-    size: int,
-    compute: Callable[[int], Tensor],
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[Tensor]:
-    """Computes what is missing; yields every chunk [size] in order on rank 0, nothing elsewhere."""
-    missing: list[int] = []
-    if processes.rank == 0:
-        missing = [i for i in range(shards.n) if shards.load(i, size) is None]
-    missing = processes.share(missing)
-    rank, world = processes.rank, processes.world
-    reached = 0
-
-    def kept(until: int) -> Iterator[Tensor]:
-        for i in range(reached, until):
-            values = shards.load(i, size)
-            if values is None:
-                raise RuntimeError(
-                    f"{processes.function}: expected '{shards.path(i)}' as it was, got it changed "
-                    "or deleted; start again"
-                )
-            yield values
-
-    for start in range(0, len(missing), world):
-        turn = missing[start : start + world]
-        mine = torch.empty(0)
-        if rank < len(turn):
-            mine = compute(turn[rank])
-            shards.save(turn[rank], mine)
-            if rank != 0:
-                processes.send(mine)
-        if rank == 0:
-            for owner, chunk in enumerate(turn):
-                yield from kept(chunk)
-                yield mine if owner == 0 else processes.receive(owner, mine)
-                reached = chunk + 1
-            if progress:
-                progress(start + len(turn), len(missing))
-    if rank == 0:
-        yield from kept(shards.n)
-    processes.flush()
-
-
-def split(n: int, parts: int) -> list[slice]:
-    """Consecutive parts of n items whose sizes differ by at most one."""
-    edges = [n * i // parts for i in range(parts + 1)]
-    return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def _pack(sides: Sequence[dict[str, Any]]) -> Tensor:
@@ -330,7 +110,7 @@ def contrast_distributed(
         bar("discover", progress and processes.rank == 0, "chunk") as update,
     ):
         size = 2 + 4 * shape[0] * shape[1]
-        for values in _run_shards(processes, shards, size, compute, update):
+        for values in run_shards(processes, shards, size, compute, update):
             sides = _unpack(values, shape)
             if merged:
                 sides = [_core.merge_moments(a, b) for a, b in zip(merged, sides, strict=True)]
@@ -378,7 +158,7 @@ def universal_neurons_distributed(
         group("universal") as processes,
         bar("universal neurons", progress and processes.rank == 0, "chunk") as update,
     ):
-        for values in _run_shards(processes, shards, size, compute, update):
+        for values in run_shards(processes, shards, size, compute, update):
             total += values
         if processes.rank != 0:
             return None

@@ -259,7 +259,7 @@ def _manifest(path: Path | None) -> dict[str, Any]:
 
 def archive_hash(path: Path | None) -> Check:
     name = "archive is as exported"
-    from .export import file_sha256
+    from .files import file_sha256
 
     if path is None or not (path / "manifest.json").exists():
         return _skip(name, "not an exported folder")

@@ -12,13 +12,9 @@ places of the buffers, and returns logits. Nothing in it is particular to one mo
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,70 +22,13 @@ import torch
 from torch import Tensor
 
 from . import aoti, torchscript
+from .files import file_sha256, new_folder
+from .hf_model import cache_shapes, check_exportable, eos_ids, max_positions, weights_hash
 from .sites import down_projections, layer_width
 from .step import CausalStep, quiet_transformers
 
 FORMAT_VERSION = 1
 FORMATS = ("torchscript", "aoti")
-
-
-def check_exportable(hf_model: Any, function: str = "export") -> None:
-    """Raises ValueError for models that are no dense decoder-only causal language model."""
-    config = getattr(hf_model, "config", None)
-    name = type(hf_model).__name__
-    if config is None or not hasattr(hf_model, "generate"):
-        raise ValueError(
-            f"{function}: expected a transformers causal language model, got {name}; load one with "
-            "AutoModelForCausalLM.from_pretrained"
-        )
-    if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"{function}: expected a decoder-only model, got {name} (encoder-decoder); such models have "
-            "no single residual stream of one prompt"
-        )
-    text = config.get_text_config()
-    for key in ("num_experts", "num_local_experts", "n_routed_experts"):
-        if (getattr(text, key, None) or 0) > 1:
-            raise ValueError(
-                f"{function}: expected dense MLPs, got {name} (mixture of {getattr(text, key)} "
-                "experts), whose layers have no single down projection; use a dense model"
-            )
-    if not hasattr(hf_model, "lm_head") and hf_model.get_output_embeddings() is None:
-        raise ValueError(
-            f"{function}: expected a model with a language-model head, got {name}; load it with "
-            "AutoModelForCausalLM"
-        )
-
-
-def max_positions(config: Any, whole_prompts: bool = False) -> int:
-    """Longest prompt plus answer for which the step is exact; 0 if unbounded.
-
-    `whole_prompts`: each step sees all tokens, so "longrope" may change its frequencies between steps.
-    Those of "dynamic" depend on earlier prompts too, and stay limited.
-    """
-    text = config.get_text_config()
-    longest = int(getattr(text, "max_position_embeddings", 0) or 0)
-    rope = getattr(text, "rope_parameters", None) or {}
-    nested = [r for r in rope.values() if isinstance(r, dict)] or [rope]
-    inexact = ("dynamic",) if whole_prompts else ("dynamic", "longrope")
-    for parameters in nested:
-        if parameters.get("rope_type") in inexact:
-            # Beyond the original length these change all frequencies with the length.
-            original = parameters.get("original_max_position_embeddings") or getattr(
-                text, "original_max_position_embeddings", None
-            )
-            longest = min(longest, int(original or longest))
-    return longest
-
-
-def cache_shapes(hf_model: Any) -> list[list[int]]:
-    """[heads, key dim, value dim] of each layer's cache, read off one short step."""
-    ids = torch.zeros(1, 2, dtype=torch.long, device=hf_model.device)
-    with torch.no_grad():
-        cache = hf_model(input_ids=ids, use_cache=True, return_dict=True).past_key_values
-    return [
-        [layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]] for layer in cache.layers
-    ]
 
 
 def example_inputs(
@@ -110,58 +49,6 @@ def example_inputs(
             buffers.append(noise.to(device, dtype)[:, :, : past + new])
     keep = torch.tensor([max(new - 2, 0), new - 1])
     return (*(t.to(device) for t in (ids, mask, positions, keep)), *buffers)
-
-
-def weights_hash(hf_model: Any, whole: Callable[[str, Tensor], Tensor] | None = None) -> str:
-    """SHA-256 over the model's parameters, by name; independent of file layout.
-
-    `whole` turns what the model holds of a parameter into all of it, where that is not the same.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(hf_model.state_dict().items()):
-        tensor = whole(name, tensor) if whole else tensor
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-        digest.update(flat.numpy().data)
-    return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends well."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise RuntimeError(
-            f"export: expected to write to '{path.parent}', got {error.strerror}; choose another folder"
-        ) from None
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / "old")
-            os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
-    except OSError as error:
-        raise RuntimeError(
-            f"export: expected to write '{path}', got {error.strerror or error}; free some space or "
-            "choose another folder"
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _require_equal(hf_model: Any, compiled: Any, shapes: list[list[int]], what: str) -> None:
@@ -252,9 +139,6 @@ def export(
             "another folder"
         )
     config = hf_model.config
-    eos = getattr(hf_model.generation_config, "eos_token_id", None)
-    eos = config.get_text_config().eos_token_id if eos is None else eos
-    eos = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
     was_training = hf_model.training
     with new_folder(path) as folder:
         hf_model.eval()
@@ -283,7 +167,7 @@ def export(
             "vocab_size": int(hf_model.get_output_embeddings().weight.shape[0]),
             "max_positions": max_positions(config),
             "cache": shapes,
-            "eos_token_ids": [int(e) for e in eos],
+            "eos_token_ids": eos_ids(hf_model),
             "tokenizer": tokenizer is not None,
             "chat_template_sha256": (
                 hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _core
-from .export import check_exportable, max_positions
+from .hf_model import check_exportable, eos_ids, max_positions
 from .live_step import choose_step
 from .model import Model
 from .placement import input_device, is_dtensor, ranks, require_movable, safe_hash
@@ -155,8 +155,6 @@ def live(
     width = layer_width(downs)
     step = _LiveStep(hf_model, downs, width, cache)
     config = hf_model.config
-    eos = getattr(hf_model.generation_config, "eos_token_id", None)
-    eos = config.get_text_config().eos_token_id if eos is None else eos
     info = {
         "model_id": model_id or config.name_or_path or type(hf_model).__name__,
         "weights_hash": _weights_hash(hf_model),
@@ -167,7 +165,7 @@ def live(
         "max_positions": max_positions(config, whole_prompts=not step.step.cache),
         "dtype": hf_model.dtype,
         "device": str(input_device(hf_model)),
-        "eos_token_ids": [] if eos is None else [eos] if isinstance(eos, int) else list(eos),
+        "eos_token_ids": eos_ids(hf_model),
         "neuron_sites": [name for name, _ in downs],
         "residual_sites": True,
         "cache": list(step.step.cache),

@@ -81,7 +81,7 @@ def open_export(
     path: Path, *, device: str | torch.device = "cpu", pattern: str = "", verify: bool = True
 ) -> Model:
     """Opens an exported folder; see `load`."""
-    from .export import file_sha256
+    from .files import file_sha256
 
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .export import weights_hash
+from .hf_model import weights_hash
 
 
 def _hooks(module: nn.Module) -> list[Any]:

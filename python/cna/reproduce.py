@@ -31,10 +31,10 @@ from .analysis import compare_circuits, concentration
 from .arms import Arm, neuron_arms, vector_arms
 from .discovery import discover, universal_neurons
 from .display import frame_html, panel
+from .files import write_whole
 from .loading import load
 from .model import Model, Prompts
 from .prompts import read_csv, read_prompts
-from .runs import write_whole
 from .steering import caa, caa_mlp, random_like
 from .sweep import SweepResult, sweep
 from .tasks import Task

@@ -4,41 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import write_whole
+
 if TYPE_CHECKING:
     from .sweep import SweepResult
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a temporary file beside `path`, which then takes its place.
-
-    Raises:
-        RuntimeError: the file cannot be written; an older one stays as it was.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent
-        )
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RuntimeError(
-            f"save: expected to write '{path}', got {error.strerror or error}; free some space or "
-            "choose another folder"
-        ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def save_run(result: SweepResult, folder: Path, report: bool = True) -> Path:

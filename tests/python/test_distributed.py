@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cna import distributed
-from cna.distributed import Shards, discover_distributed, split, universal_neurons_distributed
+from cna import distributed, ranks
+from cna.chunks import Shards, split
+from cna.distributed import discover_distributed, universal_neurons_distributed
 from conftest import PROMPTS
 
 POSITIVE = [f"{p} yes {i}" for i, p in enumerate(PROMPTS * 4)]
@@ -317,13 +318,13 @@ def test_universal_neurons_are_those_of_one_pass(tiny: cna.Model) -> None:
 
 def test_is_distributed_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert not distributed.is_distributed()
-    assert distributed.device_of_rank("cuda") == "cuda"
+    assert not ranks.is_distributed()
+    assert ranks.device_of_rank("cuda") == "cuda"
     for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert distributed.is_distributed()
-    assert distributed.device_of_rank("cuda") == "cuda:1"
-    assert distributed.device_of_rank("cpu") == "cpu"
+    assert ranks.is_distributed()
+    assert ranks.device_of_rank("cuda") == "cuda:1"
+    assert ranks.device_of_rank("cpu") == "cpu"
 
 
 # --- sweeps -----------------------------------------------------------------------------------------

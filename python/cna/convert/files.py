@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ..export import new_folder
+from ..files import new_folder
 from ..sites import DOWN_PROJECTION
 
 MARK = "cna_conversion.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..runs import write_whole
+from ..files import write_whole
 from .style import image
 
 _SUFFIXES = (".png", ".svg", ".pdf")
