@@ -6,6 +6,8 @@
 /// coverage where the target, but not this file, is compiled with -fsanitize-coverage=trace-pc (g++
 /// and clang++): what reaches a new place, or one more often than before, is kept and mutated
 /// again.
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -28,6 +30,7 @@ namespace {
 using Random = std::mt19937_64;
 
 constexpr std::size_t longest = 8192;  // bytes of what is kept
+constexpr unsigned slowest = 30;       // seconds of one run
 
 std::array<uint8_t, 1 << 16> hits;  // how often each place was passed, saturated, by hash
 std::array<uint8_t, 1 << 16> seen;  // a bit per power of two of that, over all runs
@@ -112,6 +115,7 @@ std::string read(const std::filesystem::path& path) {
 bool run(const std::string& text) {
   current = text;
   hits.fill(0);
+  ::alarm(slowest);
   LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(current.data()), current.size());
   bool fresh = false;
   for (std::size_t i = 0; i < hits.size(); ++i) {
@@ -124,6 +128,10 @@ bool run(const std::string& text) {
 }
 
 }  // namespace
+
+// A report ends in SIGABRT, so that the input is kept.
+extern "C" const char* __asan_default_options() { return "abort_on_error=1"; }
+extern "C" const char* __ubsan_default_options() { return "abort_on_error=1"; }
 
 extern "C" void __sanitizer_cov_trace_pc() {
   const auto place = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
@@ -151,6 +159,7 @@ int main(int argc, char** argv) {
   }
   std::signal(SIGABRT, keep_input);
   std::signal(SIGSEGV, keep_input);
+  std::signal(SIGALRM, keep_input);
   for (const std::string& text : seeds) (void)run(text);
   if (seeds.empty()) seeds.emplace_back("{}");
   Random random(seed);

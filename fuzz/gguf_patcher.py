@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -50,6 +51,10 @@ def custom_mutator(data: bytes, max_size: int, seed: int) -> bytes:
     return bytes(atheris.Mutate(data, max_size))
 
 
+def too_slow(*_: object) -> None:
+    raise TimeoutError("one file takes too long")
+
+
 def run_at_random(arguments: list[str]) -> None:
     """What there is without atheris."""
     options = dict(a[1:].split("=", 1) for a in arguments if a.startswith("-"))
@@ -58,9 +63,11 @@ def run_at_random(arguments: list[str]) -> None:
     cases = [f.read_bytes() for f in files]
     for data in cases:
         run(data)
+    signal.signal(signal.SIGALRM, too_slow)
     rng, runs, start = random.Random(20), 0, time.monotonic()
     while time.monotonic() - start < float(options.get("max_total_time", 0)):
         data = gguf_cases.mutate(rng.choice(cases), rng)
+        signal.alarm(int(options.get("timeout", 30)))
         try:
             run(data)
         except BaseException:

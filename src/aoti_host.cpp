@@ -28,15 +28,16 @@ class AotiHost final : public Host {
     inputs.insert(inputs.end(), step.cache.begin(), step.cache.end());
     const TapScope scope(*taps_);
     taps_->stopped = nullptr;
+    at::Tensor out;
     try {
-      return package_->run(inputs).at(0);
+      out = package_->run(inputs).at(0);
     } catch (const std::exception& error) {
-      // Compiled code knows error numbers only; the tap kept the exception itself.
-      if (auto stopped = std::exchange(taps_->stopped, nullptr)) std::rethrow_exception(stopped);
       throw_error(
           "forward: expected a step of {} x {} tokens to run, got: {}; check token ids and memory",
           step.ids.size(0), step.ids.size(1), first_line(error));
     }
+    if (auto stopped = std::exchange(taps_->stopped, nullptr)) std::rethrow_exception(stopped);
+    return out;
   }
 
   void run_to_last_tap(const Step& step) override { logits(step); }
@@ -63,11 +64,11 @@ std::string minor_version(const std::string& version) {
 
 void require_this_machine(const Manifest& manifest, const std::filesystem::path& folder,
                           const HostOptions& options) {
-  if (!options.pattern.empty()) {
+  if (!options.pattern.empty() && options.pattern != manifest.tap_pattern) {
     throw_value_error(
-        "load: expected no pattern for a compiled model, got '{}'; its taps are part of it, export "
-        "it again with that pattern",
-        options.pattern);
+        "load: expected the pattern that this model was compiled with ('{}'), got '{}'; export it "
+        "again with that pattern",
+        manifest.tap_pattern, options.pattern);
   }
   if (minor_version(manifest.torch) != minor_version(TORCH_VERSION)) {
     throw_error(

@@ -60,6 +60,17 @@ Manifest read_manifest(const std::filesystem::path& folder) {
       const auto shape = layer.get<std::array<int64_t, 3>>();
       out.cache.push_back({shape[0], shape[1], shape[2]});
     }
+    const auto layers = static_cast<size_t>(out.layers);
+    const bool compiled = out.archive_format == "aoti";
+    if ((out.dtype != "float32" && out.dtype != "bfloat16" && out.dtype != "float16") ||
+        (compiled && (out.neuron_sites.size() != layers || out.cache.empty() ||
+                      (out.device != "cpu" && out.device != "cuda")))) {
+      throw_value_error(
+          "load: expected dtype, device, caches and sites of {} layers that agree in '{}', got "
+          "{}, {}, {} and {}; export the model again",
+          out.layers, path.string(), out.dtype, compiled ? out.device : "any device",
+          out.cache.size(), out.neuron_sites.size());
+    }
     if (out.archive.find('/') != std::string::npos || out.archive.empty()) {
       throw_value_error(
           "load: expected a plain file name as archive in '{}', got '{}'; export the "

@@ -49,6 +49,13 @@ void record(Model& model, std::span<const TokenIds> prompts, Site site, const Ru
     }
     const at::Tensor activations = at::stack(layers, 1).to(at::kFloat);
     taps.record(std::nullopt);
+    const int64_t features = site == Site::neuron ? run.info().shape.width : run.info().hidden;
+    if (activations.size(0) != static_cast<int64_t>(batch.rows.size()) ||
+        activations.size(2) != features)
+      throw_error(
+          "record: expected activations of {} prompts x {} features, got {} x {}; this "
+          "architecture lays them out in another way, run it with cna.live",
+          batch.rows.size(), features, activations.size(0), activations.size(2));
     require_finite(activations, batch.rows);
     sink(batch.rows, activations);
     done += static_cast<int64_t>(batch.rows.size());

@@ -35,13 +35,17 @@ std::vector<at::Tensor> Taps::take_recorded() {
 }
 
 at::Tensor Taps::apply(const at::Tensor& x, int64_t slot, const TapShard* shard) {
-  if (poll) {
-    try {
-      poll();
-    } catch (...) {
-      stopped = std::current_exception();
-      throw;
+  try {
+    if (poll) poll();
+    if (x.dim() != 3) {
+      throw_error(
+          "tap: expected {} activations [rows, tokens, features] in layer {}, got {} dimensions; "
+          "run this architecture with cna.live",
+          site_name(static_cast<Site>(slot / layers_)), slot % layers_, x.dim());
     }
+  } catch (...) {
+    stopped = std::current_exception();
+    throw;
   }
   at::Tensor y = x;
   const auto s = static_cast<size_t>(slot);
@@ -75,11 +79,16 @@ at::Tensor tap(const at::Tensor& x, const c10::intrusive_ptr<Taps>& taps, int64_
 
 thread_local Taps* active = nullptr;
 
-/// Nothing is active while a graph is exported or checked: x stays as it is.
+/// Nothing is active while a graph is exported or checked: x stays as it is. No exception leaves:
+/// compiled code would print it. The pass goes on idle, and the host throws what was kept.
 void tap_in_place(at::Tensor& x, int64_t slot) {
-  if (active == nullptr) return;
-  const at::Tensor y = active->apply(x, slot);
-  if (!y.is_same(x)) x.copy_(y);
+  if (active == nullptr || active->stopped) return;
+  try {
+    const at::Tensor y = active->apply(x, slot);
+    if (!y.is_same(x)) x.copy_(y);
+  } catch (...) {
+    active->stopped = std::current_exception();
+  }
 }
 
 }  // namespace

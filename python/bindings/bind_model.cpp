@@ -6,6 +6,7 @@
 #include "cna/error.hpp"
 #include "cna/torch/discover.hpp"
 #include "cna/torch/generate.hpp"
+#include "cna/torch/graft.hpp"
 #include "cna/torch/live.hpp"
 #include "cna/torch/recorder.hpp"
 #include "cna/torch/score.hpp"
@@ -424,6 +425,7 @@ void bind_model(py::module_& m) {
   m.def(
       "common_prefix", [](const Prompts& prompts) { return common_prefix(prompts); },
       py::arg("prompts"), "Tokens shared by all prompts, leaving each one of its own.");
+  m.attr("down_projection") = kDownProjection;
   m.def("unpad", &unpad, py::arg("input_ids"), py::arg("attention_mask"),
         "Rows without padding, whichever side it is on.");
 }

@@ -6,7 +6,7 @@ import collections.abc
 import os
 import torch
 import typing
-__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'torch_version', 'unpad', 'version', 'wilson_interval']
+__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'torch_version', 'unpad', 'version', 'wilson_interval']
 class Neuron:
     """
     One MLP neuron: a place in the model and its signed contrast.
@@ -374,5 +374,6 @@ def wilson_interval(successes: typing.SupportsInt | typing.SupportsIndex, n: typ
     """
     Wilson score interval (low, high) of a rate.
     """
+down_projection: str = '(^|\\.)(mlp|mlp_block|feed_forward|ffn)\\.(down_proj|c_proj|dense_4h_to_h|fc2|w2)$|layers\\.\\d+\\.fc2$'
 torch_version: str = '2.13.0'
 version: str = '0.1.0'

@@ -9,6 +9,7 @@ gives the model's own logits when it is run by itself.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,10 @@ def tapped(hf_model: Any, downs: list[tuple[str, nn.Module]]) -> Iterator[None]:
     """Puts `cna::tap_` on every site of the model; taken off on exit."""
 
     def tap(x: Tensor, site: str, layer: int) -> None:
+        if x.dim() != 3:
+            raise ValueError(
+                f"{site} activations of {x.dim()} dimensions instead of rows, tokens and features"
+            )
         torch.ops.cna.tap_(x, SITES.index(site) * len(downs) + layer)
 
     def before(layer: int) -> Any:
@@ -62,6 +67,21 @@ def _shapes(n_buffers: int) -> dict[str, Any]:
     }
 
 
+def _processor() -> dict[str, Any]:
+    """Compiler settings for every processor of this one's capability, and no more than that.
+
+    Else code for AVX512 would also use what only newer processors of that capability have.
+    """
+    from torch._inductor import config
+
+    settings: dict[str, Any] = {"cpp_cache_precompile_headers": False}
+    levels = {"AVX2": ("x86-64-v3", 256), "AVX512": ("x86-64-v4", 512)}
+    level = levels.get(torch.backends.cpu.get_cpu_capability())
+    if level is not None and hasattr(config.cpp, "march"):
+        settings |= {"cpp.march": level[0], "cpp.simdlen": level[1]}
+    return settings
+
+
 def _reason(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
@@ -88,7 +108,11 @@ def compile_package(
                 step, example, dynamic_shapes=_shapes(len(example) - 4), strict=False
             )
             # A cache of its own: torch's would keep a second copy of the weights for ever.
-            with fresh_cache(), config.patch(cpp_cache_precompile_headers=False):
+            with (
+                tempfile.TemporaryDirectory(prefix="cna-aoti-") as own,
+                fresh_cache(dir=own),
+                config.patch(_processor()),
+            ):
                 torch._inductor.aoti_compile_and_package(program, package_path=str(path))
             return torch._inductor.aoti_load_package(str(path))
     except Exception as error:  # torch raises classes of many modules here

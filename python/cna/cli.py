@@ -60,11 +60,13 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     from .export import export
+    from .hf_model import require_device
     from .loading import load_hf
 
+    require_device("export", args.device)
     hf_model, tokenizer = load_hf(args.model, args.dtype)
     path = export(
-        hf_model.to(args.device),
+        hf_model.to(args.device) if args.format == "aoti" else hf_model,
         tokenizer,
         args.out,
         format=args.format,

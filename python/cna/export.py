@@ -23,7 +23,14 @@ from torch import Tensor
 
 from . import aoti, torchscript
 from .files import file_sha256, new_folder
-from .hf_model import cache_shapes, check_exportable, eos_ids, max_positions, weights_hash
+from .hf_model import (
+    cache_shapes,
+    check_exportable,
+    cuda_capability,
+    eos_ids,
+    max_positions,
+    weights_hash,
+)
 from .sites import down_projections, layer_width
 from .step import CausalStep, quiet_transformers
 
@@ -32,30 +39,38 @@ FORMATS = ("torchscript", "aoti")
 
 
 def example_inputs(
-    shapes: list[list[int]], dtype: torch.dtype, device: Any, rows: int, new: int, past: int
+    shapes: list[list[int]],
+    dtype: torch.dtype,
+    device: Any,
+    rows: int,
+    new: int,
+    past: int,
+    room: int = 3,
+    positions: int = 2,
 ) -> tuple[Tensor, ...]:
     """Inputs of a CausalStep; earlier keys and values are random, so that they matter.
 
-    Buffers are views of larger ones, as in generation.
+    Buffers are views of larger ones, as in generation, with `room` for more tokens; logits are wanted
+    at the last `positions` tokens.
     """
     generator = torch.Generator().manual_seed(rows * 10007 + new * 101 + past)
     ids = torch.randint(0, 16, (rows, new), generator=generator)
     mask = torch.ones(rows, past + new, dtype=torch.long)
-    positions = torch.arange(past, past + new).expand(rows, new).contiguous()
+    places = torch.arange(past, past + new).expand(rows, new).contiguous()
     buffers = []
     for heads, key, value in shapes:
         for dim in (key, value):
-            noise = torch.randn(rows, heads, past + new + 3, dim, generator=generator)
+            noise = torch.randn(rows, heads, past + new + room, dim, generator=generator)
             buffers.append(noise.to(device, dtype)[:, :, : past + new])
-    keep = torch.tensor([max(new - 2, 0), new - 1])
-    return (*(t.to(device) for t in (ids, mask, positions, keep)), *buffers)
+    last = torch.arange(new - positions, new).clamp_min(0)
+    return (*(t.to(device) for t in (ids, mask, places, last)), *buffers)
 
 
 def _require_equal(hf_model: Any, compiled: Any, shapes: list[list[int]], what: str) -> None:
     """Shapes that the archive was not made on must give the numbers of the eager step."""
     step = CausalStep(hf_model).eval()
-    for rows, new, past in ((1, 7, 2), (3, 1, 4)):
-        about = (shapes, hf_model.dtype, hf_model.device, rows, new, past)
+    for rows, new, past, room, positions in ((1, 7, 2, 3, 2), (3, 1, 4, 3, 1), (2, 6, 0, 0, 1)):
+        about = (shapes, hf_model.dtype, hf_model.device, rows, new, past, room, positions)
         with torch.no_grad():
             expected = step(*example_inputs(*about)).float().nan_to_num()
             got = compiled(*example_inputs(*about)).float().nan_to_num()
@@ -94,7 +109,16 @@ def _write_aoti(hf_model: Any, shapes: list[list[int]], folder: Path, pattern: s
         "neuron_sites": [name for name, _ in downs],
         "device": hf_model.device.type,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cuda_capability": cuda_capability(hf_model.device),
     }
+
+
+def require_format(function: str, format: str) -> None:
+    """Raises ValueError for a format that there is not."""
+    if format not in FORMATS:
+        raise ValueError(
+            f"{function}: expected format 'torchscript' or 'aoti', got {format!r}; choose one"
+        )
 
 
 def export(
@@ -127,10 +151,7 @@ def export(
     """
     from . import __version__
 
-    if format not in FORMATS:
-        raise ValueError(
-            f"export: expected format 'torchscript' or 'aoti', got {format!r}; choose one"
-        )
+    require_format("export", format)
     check_exportable(hf_model)
     path = Path(path)
     if path.exists() and not (path / "manifest.json").exists() and any(path.iterdir()):

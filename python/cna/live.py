@@ -7,6 +7,8 @@ hooks call the same C++ taps, so recordings and steering follow the same rules.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from typing import Any
 
 import torch
@@ -21,6 +23,13 @@ from .shard import Shard, shard_of
 from .sites import down_projections, layer_above, layer_width
 
 
+class _Pass(threading.local):
+    """The pass under way on this thread; the owner's own calls on other threads have none."""
+
+    taps: _core.Taps | None = None
+    rows = tokens = 0
+
+
 class _LiveStep:
     """Runs one step with hooks that hand activations to the taps of the pass under way."""
 
@@ -32,36 +41,44 @@ class _LiveStep:
         self.hidden = int(hf_model.config.get_text_config().hidden_size)
         shards = [shard_of(name, module, width) for name, module in downs]
         self.step = choose_step(hf_model, use_cache)
-        self.taps: _core.Taps | None = None
-        self.rows = self.tokens = 0
+        self.under_way = _Pass()
+        self.hooks: list[Any] = []
         for layer, (name, module) in enumerate(downs):
-            module.register_forward_pre_hook(self._before(layer, shards[layer]))
-            module.register_forward_hook(self._after("mlp_output", layer))
             block = layer_above(hf_model, name)
-            block.register_forward_hook(self._after("residual", layer))
+            self.hooks += [
+                module.register_forward_pre_hook(self._before(layer, shards[layer])),
+                module.register_forward_hook(self._after("mlp_output", layer)),
+                block.register_forward_hook(self._after("residual", layer)),
+            ]
+
+    def leave(self) -> None:
+        """Takes the hooks off the module."""
+        for hook in self.hooks:
+            hook.remove()
 
     def _tap(self, x: Tensor, site: str, layer: int, shard: Shard | None = None) -> Tensor:
         """x through the tap; [rows, tokens, features], [rows * tokens, features] or one's part."""
         if is_dtensor(x):
             return self._tap_part(x, site, layer, shard)
-        assert self.taps is not None
+        taps, rows, tokens = self.under_way.taps, self.under_way.rows, self.under_way.tokens
+        assert taps is not None
         features = self.width if site == "neuron" else self.hidden
         if shard is not None and x.shape[-1] == shard.size:
             features = shard.size
         else:
             shard = None
-        if x.shape[-1] != features or x.numel() != self.rows * self.tokens * features:
+        if x.shape[-1] != features or x.numel() != rows * tokens * features:
             raise RuntimeError(
                 f"live: expected the {site} activations of layer {layer} as "
-                f"{[self.rows, self.tokens, features]}, got {list(x.shape)}; this way of splitting a "
+                f"{[rows, tokens, features]}, got {list(x.shape)}; this way of splitting a "
                 "model is not known, load it with its own tensor-parallel plan or a device_map"
             )
-        slot = self.taps.slot(site, layer)
-        shaped = x if x.dim() == 3 else x.reshape(self.rows, self.tokens, features)
+        slot = taps.slot(site, layer)
+        shaped = x if x.dim() == 3 else x.reshape(rows, tokens, features)
         if shard is None:
-            out = self.taps.apply(shaped, slot)
+            out = taps.apply(shaped, slot)
         else:
-            out = self.taps.apply(shaped, slot, shard.first, shard.gather)
+            out = taps.apply(shaped, slot, shard.first, shard.gather)
         return x if out is shaped else out.reshape(x.shape)
 
     def _tap_part(self, x: Any, site: str, layer: int, shard: Shard | None) -> Tensor:
@@ -80,7 +97,7 @@ class _LiveStep:
 
     def _before(self, layer: int, shard: Shard | None) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            if self.taps is None:
+            if self.under_way.taps is None:
                 return None
             return (self._tap(args[0], "neuron", layer, shard), *args[1:])
 
@@ -88,7 +105,7 @@ class _LiveStep:
 
     def _after(self, site: str, layer: int) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> Any:
-            if self.taps is None:
+            if self.under_way.taps is None:
                 return None
             if not isinstance(output, tuple):
                 return self._tap(output, site, layer)
@@ -105,13 +122,13 @@ class _LiveStep:
         cache: list[Tensor],
         taps: _core.Taps,
     ) -> Tensor:
-        self.taps = taps
-        self.rows, self.tokens = ids.shape
+        self.under_way.taps = taps
+        self.under_way.rows, self.under_way.tokens = ids.shape
         try:
             with torch.inference_mode():
                 return self.step(ids, mask, positions, keep, cache)
         finally:
-            self.taps = None
+            self.under_way.taps = None
 
     def move(self, device: str) -> None:
         require_movable(self.hf_model)
@@ -173,6 +190,7 @@ def live(
     }
     model = Model(_core.Model.live(info, step.forward, step.move), tokenizer)
     model.ranks = ranks(hf_model)
+    weakref.finalize(model.core, step.leave)
     return model
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from . import _core
+from .hf_model import cuda_capability, require_device
 from .model import Model
 
 
@@ -51,18 +52,23 @@ def load(
 
     Archives of either format run code: open only files that you trust.
     """
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            "load: expected a CUDA device, got a machine without one; use device='cpu'"
-        )
+    from .export import require_format
+
+    require_format("load", format)
+    require_device("load", device)
     path = Path(name).expanduser()
     if path.is_dir() and (path / "manifest.json").exists():
         return open_export(path, device=device, pattern=pattern, verify=verify)
+    if path.is_file() and path.suffix == ".pt2":
+        raise RuntimeError(
+            f"load: expected the folder of a compiled model, got the file '{path}'; open the folder, "
+            "whose manifest says what the file expects"
+        )
     if path.is_file():
         return Model(_core.Model.load(path, pattern, str(device)), None, path)
     text = os.fspath(name)
-    looks_like_path = text.startswith((".", "/", "~")) or text.endswith(".pt") or path.is_absolute()
-    if looks_like_path and not path.exists():
+    like_path = text.startswith((".", "/", "~")) or text.endswith((".pt", ".pt2"))
+    if (like_path or path.is_absolute()) and not path.exists():
         raise RuntimeError(
             f"load: expected a model at '{text}', found nothing; check the path, or pass 'smollm2'"
         )
@@ -92,13 +98,18 @@ def open_export(
             f"load: expected a whole manifest in '{path}', got one that does not parse; export the "
             "model again"
         ) from None
+    generation = manifest.get("cuda_capability")
+    if generation and cuda_capability(device) not in (None, generation):
+        raise RuntimeError(
+            f"load: expected a model compiled for this GPU ({cuda_capability(device)}), got one for "
+            f"{generation} in '{path}'; export it again on this machine"
+        )
     if verify and archive.exists() and file_sha256(archive) != expected:
         raise RuntimeError(
             f"load: expected the archive that the manifest of '{path}' names, got one that was changed "
             "or truncated (SHA-256 differs); export the model again"
         )
-    if pattern == manifest.get("tap_pattern"):
-        pattern = ""  # it is part of the export
+    # hashlib is several times faster than the C++ check.
     core = _core.Model.load(path, pattern, str(device), verify=False)
     tokenizer = None
     if manifest.get("tokenizer"):
@@ -199,6 +210,7 @@ def export_cached(
     key.append(torch.__version__)
     if format == "aoti":
         key += [format, torch.device(device).type, torch.backends.cpu.get_cpu_capability()]
+        key.append(cuda_capability(device))
     if name == "smollm2":
         key.append(_files_key(smollm2_source()[0]))
     elif Path(name).is_dir():

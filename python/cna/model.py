@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _core
+from .hf_model import require_device
 from .progress import bar
 
 Prompts = Sequence[str] | Sequence[Sequence[int]]
@@ -62,10 +63,7 @@ class Model:
     def to(self, device: str | torch.device) -> Model:
         """Moves the model, its graph's device constants included. Returns itself."""
         device = torch.device(device)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                "Model.to: expected a CUDA device, got a machine without one; use device='cpu'"
-            )
+        require_device("Model.to", device)
         self.core.to(str(device))
         return self
 

@@ -6,11 +6,9 @@ import re
 
 from torch import nn
 
-# The same module paths as `kDownProjection` in graft.hpp.
-DOWN_PROJECTION = (
-    r"(^|\.)(mlp|mlp_block|feed_forward|ffn)\.(down_proj|c_proj|dense_4h_to_h|fc2|w2)$"
-    r"|layers\.\d+\.fc2$"
-)
+from . import _core
+
+DOWN_PROJECTION: str = _core.down_projection  # a regular expression, see graft.hpp
 
 
 def down_projections(

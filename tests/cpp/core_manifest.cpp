@@ -78,6 +78,14 @@ TEST_CASE("read_manifest: a compiled archive says for which machine") {
   CHECK(manifest.device == "cpu");
   CHECK(manifest.cpu_capability == "AVX2");
   CHECK(manifest.neuron_sites == std::vector<std::string>{"a", "b"});
+  for (const auto& [from, to] : {std::pair("\"cpu\"", "\"banana\""), std::pair("float32", "int8"),
+                                 std::pair("\"a\", \"b\"", "\"a\"")}) {
+    std::string odd = text;
+    odd.replace(odd.find(from), std::string(from).size(), to);
+    const Folder other(odd);
+    CHECK(contains(message_of<cna::ValueError>([&] { (void)cna::read_manifest(other.path); }),
+                   "that agree"));
+  }
 }
 
 TEST_CASE("read_manifest: an archive format of the future is refused") {

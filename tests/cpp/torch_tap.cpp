@@ -68,6 +68,18 @@ TEST_CASE("tap_: low precision keeps its type and is rounded once") {
   CHECK(x.equal(at::full({1, 1, 3}, 7.0 / 3, at::kBFloat16)));
 }
 
+TEST_CASE("tap_: what a tap throws is kept, and the rest of the pass is left alone") {
+  const auto taps = scaling(1, 0.5);
+  const TapScope scope(*taps);
+  tap_in_place(at::ones({4, 3}), 0);  // rows and tokens in one dimension
+  REQUIRE(taps->stopped);
+  CHECK(contains(message_of<Error>([&] { std::rethrow_exception(taps->stopped); }),
+                 "neuron activations [rows, tokens, features] in layer 0, got 2 dimensions"));
+  const at::Tensor x = at::ones({1, 1, 3});
+  tap_in_place(x, 1);
+  CHECK(x.equal(at::ones({1, 1, 3})));
+}
+
 TEST_CASE("TapScope: scopes nest, and threads never meet") {
   const auto outer = scaling(0, 2.0), inner = scaling(0, 3.0);
   const auto value = [](const at::Tensor& x) { return x[0][0][0].item<float>(); };
@@ -94,8 +106,8 @@ TEST_CASE("open_host: an archive that differs from its manifest is refused, what
         << R"({"format": "cna.model", "format_version": 1, "archive": "model.bin", "sha256": "ab",
                "model_id": "m", "weights_hash": "w", "dtype": "float32", "tap_pattern": "",
                "n_layers": 2, "width": 8, "hidden_size": 4, "vocab_size": 16, "max_positions": 32,
-               "cache": [], "eos_token_ids": [], "made_with": {"torch": "2.13.0"}, "device": "cpu",
-               "cpu_capability": "NONE", "neuron_sites": [], "archive_format": ")"
+               "cache": [[1, 4, 4], [1, 4, 4]], "eos_token_ids": [], "made_with": {"torch": "2.13.0"}, "device": "cpu",
+               "cpu_capability": "NONE", "neuron_sites": ["a", "b"], "archive_format": ")"
         << format << "\"}";
     CHECK(contains(message_of<Error>([&] { open_host(folder); }), "SHA-256 differs"));
   }

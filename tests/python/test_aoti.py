@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import cna
 import pytest
 import torch
+import transformers
 from conftest import PROMPTS, hf_record, make_hf, make_tokenizer
 
 ONE_LINE = re.compile(r"^[\w.:]+: expected [^\n]+; [^\n]+$")
@@ -95,7 +97,9 @@ def test_the_package_by_itself_is_the_model(package: Path) -> None:
     assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-def test_ctrl_c_stops_a_run_and_leaves_no_trace(compiled: cna.Model) -> None:
+def test_ctrl_c_stops_a_run_and_leaves_no_trace(
+    compiled: cna.Model, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = compiled.logits(PROMPTS)
     circuit = cna.Circuit((4, 64), [cna.Neuron(0, 1, 1.0)])
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
@@ -104,6 +108,7 @@ def test_ctrl_c_stops_a_run_and_leaves_no_trace(compiled: cna.Model) -> None:
         while True:
             compiled.core.generate([[1, 2, 3]] * 8, max_new_tokens=200, ignore_eos=True)
     timer.join()
+    assert "rror" not in "".join(capfd.readouterr())
     assert torch.equal(compiled.logits(PROMPTS), before)
 
 
@@ -115,6 +120,8 @@ def test_a_changed_or_truncated_package_is_refused(package: Path, tmp_path: Path
     fails(RuntimeError, "AOTInductor package", lambda: cna.load(folder, verify=False))
     (folder / "model.pt2").unlink()
     fails(RuntimeError, "found nothing", lambda: cna.load(folder))
+    fails(RuntimeError, "expected the folder", lambda: cna.load(package / "model.pt2"))
+    fails(RuntimeError, "found nothing", lambda: cna.load("no_such_model.pt2"))
 
 
 def test_another_torch_processor_or_device_is_named(package: Path, tmp_path: Path) -> None:
@@ -129,7 +136,9 @@ def test_another_torch_processor_or_device_is_named(package: Path, tmp_path: Pat
 
 
 def test_a_pattern_belongs_to_the_export(package: Path) -> None:
-    fails(ValueError, "expected no pattern", lambda: cna.load(package, pattern="up_proj"))
+    fails(ValueError, "compiled with", lambda: cna.load(package, pattern="up_proj"))
+    manifest = json.loads((package / "manifest.json").read_text())
+    assert cna.load(package, pattern=manifest["tap_pattern"]).n_layers == 4
     hf = make_hf("llama")
     with pytest.raises(ValueError, match="found none among"):
         cna.export(hf, None, package.parent / "x", format="aoti", tap_pattern="no_such_layer")
@@ -139,14 +148,17 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     fails(
         ValueError, "got 'onnx'", lambda: cna.export(make_hf(), None, tmp_path / "x", format="onnx")
     )
+    fails(ValueError, "got 'AOTI'", lambda: cna.load("smollm2", format="AOTI"))
 
 
 def test_a_model_that_does_not_compile_is_one_line_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
+        (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "half").write_text("weights")
         raise AssertionError("no kernel\nat line 3 of a long trace")
 
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", broken)
     fails(
         RuntimeError,
@@ -154,6 +166,19 @@ def test_a_model_that_does_not_compile_is_one_line_and_leaves_nothing(
         lambda: cna.export(make_hf(), make_tokenizer(), tmp_path / "x", format="aoti"),
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_activations_laid_out_in_another_way_are_refused(tmp_path: Path) -> None:
+    """OPT flattens rows and tokens before its MLP, which taps cannot tell apart."""
+    config = transformers.OPTConfig(
+        **{"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+        **{"vocab_size": 320, "max_position_embeddings": 64, "word_embed_proj_dim": 32},
+    )
+    hf = transformers.OPTForCausalLM(config).eval()
+    with pytest.raises(RuntimeError, match="of 2 dimensions"):
+        cna.export(hf, None, tmp_path / "aoti", format="aoti")
+    traced = cna.load(cna.export(hf, None, tmp_path / "traced"))
+    fails(RuntimeError, "with cna.live", lambda: cna.record(traced, [[5, 6, 7], [8, 9]]))
 
 
 def test_the_doctor_finds_a_package_sound(package: Path, tiny_hf: Any) -> None:

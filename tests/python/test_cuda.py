@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import cna
 import pytest
 import torch
-from conftest import FAMILIES, PROMPTS, hf_record, make_hf, oracle_top_k
+from conftest import FAMILIES, PROMPTS, hf_record, make_hf, make_tokenizer, oracle_top_k
 
 pytestmark = pytest.mark.cuda
 
@@ -44,3 +46,12 @@ def test_a_model_moves_there_and_back(exports: Any) -> None:
     plain = model.logits(PROMPTS)
     model.to("cuda").to("cpu")
     assert torch.equal(model.logits(PROMPTS), plain)
+
+
+def test_a_package_compiled_for_cuda_equals_the_cpu(tmp_path: Path) -> None:
+    hf = copy.deepcopy(make_hf("llama"))
+    folder = cna.export(hf.to("cuda"), make_tokenizer(), tmp_path / "m", format="aoti")
+    model = cna.load(folder, device="cuda")
+    ids = model.tokenize(PROMPTS)
+    plain = torch.from_numpy(hf_record(make_hf("llama"), ids))
+    assert (cna.record(model, ids) - plain).abs().max() <= 1e-3 * plain.abs().max()

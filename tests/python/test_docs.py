@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import cna
+import cna.cli
 import matplotlib
 import pytest
 import torch
 import transformers
+from cna import loading
 from cna.cli import build_parser
 from cna.convert import write_authors_json
 from conftest import FAMILIES, make_tokenizer
@@ -30,9 +32,13 @@ SITE = Path(torch.__file__).parent.parent
 OF_TWO_PROCESSES = "from transformers import AutoModelForCausalLM\nfrom transformers.distributed"
 
 
+def fences(page: Path) -> list[tuple[str, str]]:
+    """(language, body) of each block of a page."""
+    return re.findall(r"^```(\S*)[^\n]*\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+
+
 def blocks(page: Path, *languages: str) -> list[str]:
-    found = re.findall(r"^```(\S*)([^\n]*)\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
-    return [body for language, _, body in found if language in languages]
+    return [body for language, body in fences(page) if language in languages]
 
 
 def with_blocks(*languages: str) -> list[Path]:
@@ -52,30 +58,57 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[cna.Mod
     yield cna.load(cna.export(hf_model, tokenizer, root / "exported")), root / "my-model"
 
 
-@pytest.mark.parametrize("page", with_blocks("python"), ids=lambda p: p.name)
-def test_python_blocks_run(
+@pytest.mark.parametrize("page", with_blocks("python", "bash"), ids=lambda p: p.name)
+def test_blocks_run(
     page: Path,
     stand_in: tuple[cna.Model, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Python and cna's own command lines, in their order, with a tiny model for the default one."""
     model, hf_folder = stand_in
-    load = cna.load
+    load, load_hf = cna.load, loading.load_hf
     monkeypatch.setattr(
         cna, "load", lambda name, **options: model if name == "smollm2" else load(name, **options)
     )
+    monkeypatch.setattr(
+        loading,
+        "load_hf",
+        lambda name, dtype=None: load_hf(hf_folder if name == "smollm2" else name, dtype),
+    )
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CNA_CACHE", str(tmp_path / "cache"))
     matplotlib.use("Agg")
     shutil.copytree(hf_folder, tmp_path / "my-model")
-    cna.discover(model, ["Hi"], ["Ho"], progress=False).save("circuit.json")
+    for name in ("circuit.json", "other.json"):
+        cna.discover(model, ["Hi"], ["Ho"], progress=False).save(name)
     namespace: dict[str, Any] = {}
     if page.name == "serving.md":
         circuit = prepare_serving(model)
         namespace = {"model": model, "vector": torch.ones(model.hidden_size), "circuit": circuit}
-    for number, body in enumerate(blocks(page, "python")):
-        code = compile(body, f"{page.name}, python block {number + 1}", "exec")
-        if not body.startswith(OF_TWO_PROCESSES):
-            exec(code, namespace)
+    for number, (language, body) in enumerate(fences(page)):
+        if language == "bash":
+            for words in map(without_torchrun, command_lines([body])):
+                if words[0] == "cna" and words[1] != "demo":  # which .ci/run runs itself
+                    assert cna.cli.main([*words[1:], *quick(words[1])]) == 0, words
+        elif language == "python" and not body.startswith(OF_TWO_PROCESSES):
+            exec(compile(body, f"{page.name}, block {number + 1}", "exec"), namespace)
+
+
+def without_torchrun(words: list[str]) -> list[str]:
+    """The command alone, on the CPU; test_distributed.py has the processes."""
+    if words[0] != "torchrun":
+        return words
+    return ["cna", *words[words.index("cna") + 1 :], "--device", "cpu"]
+
+
+def quick(command: str) -> list[str]:
+    """Options that make a command short."""
+    return {
+        "sweep": ["--max-prompts", "2", "--max-new-tokens", "4"],
+        "generate": ["--max-new-tokens", "4"],
+        "convert": ["--source", "my-model"],
+    }.get(command, [])
 
 
 def prepare_serving(model: cna.Model) -> cna.Circuit:
@@ -139,19 +172,18 @@ def test_cpp_blocks_compile(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def commands(page: Path) -> list[list[str]]:
-    text = "\n".join(blocks(page, "bash", "sh")).replace("\\\n", " ")
+def command_lines(bodies: list[str]) -> list[list[str]]:
+    text = "\n".join(bodies).replace("\\\n", " ")
     return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
 
 
 @pytest.mark.parametrize("page", with_blocks("bash", "sh"), ids=lambda p: p.name)
 def test_shell_blocks_name_commands_that_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for words in commands(page):
+    for words in command_lines(blocks(page, "bash", "sh")):
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", makefile, re.M), words
-        if words[0] == "torchrun":
-            words = ["cna", *words[words.index("cna") + 1 :]]
+        words = without_torchrun(words)
         if words[0] == "cna":
             try:
                 args = build_parser().parse_args(words[1:])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib.util
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +257,36 @@ def test_a_model_whose_numbers_depend_on_the_batch_runs_one_prompt_at_a_time() -
     model = cna.live(hf, make_tokenizer())
     assert not model.core.has_cache and "one prompt at a time" in repr(model)
     equals_plain_hooks(model, hf, down_projections(hf), tolerance=1e-6)
+
+
+def test_the_owners_calls_on_another_thread_are_not_steered() -> None:
+    hf = copy.deepcopy(make_hf("llama"))
+    ids = torch.arange(9)[None]
+    with torch.inference_mode():
+        expected = hf(ids).logits
+    model = cna.live(hf, make_tokenizer())
+    circuit = cna.discover(model, PROMPTS[:4], PROMPTS[4:], k=9, universal=None)
+    stop = threading.Event()
+    seen: list[bool] = []
+
+    def owner() -> None:
+        while not stop.is_set():
+            with torch.inference_mode():
+                seen.append(torch.allclose(hf(ids).logits, expected, atol=1e-5))
+
+    thread = threading.Thread(target=owner)
+    thread.start()
+    with model.steer(circuit, -1.0):
+        model.generate(PROMPTS, max_new_tokens=30)
+    stop.set()
+    thread.join()
+    assert len(seen) > 1 and all(seen)
+
+
+def test_hooks_leave_with_the_last_model() -> None:
+    hf = copy.deepcopy(make_hf("llama"))
+    model = cna.live(hf, make_tokenizer())
+    assert any(m._forward_pre_hooks for m in hf.modules())
+    del model
+    gc.collect()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in hf.modules())

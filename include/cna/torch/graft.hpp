@@ -16,7 +16,7 @@
 namespace cna {
 
 /// Module paths of a down projection: Llama-like `mlp.down_proj`, GPT-2 `mlp.c_proj`,
-/// GPT-NeoX `mlp.dense_4h_to_h`, Phi and OPT `fc2`.
+/// GPT-NeoX `mlp.dense_4h_to_h`, Phi `fc2`, OPT `fc2` (live hosts only: its rows are flat).
 inline constexpr const char* kDownProjection =
     R"((^|\.)(mlp|mlp_block|feed_forward|ffn)\.(down_proj|c_proj|dense_4h_to_h|fc2|w2)$|layers\.\d+\.fc2$)";
 
