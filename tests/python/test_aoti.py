@@ -100,14 +100,19 @@ def test_the_package_by_itself_is_the_model(package: Path) -> None:
 def test_ctrl_c_stops_a_run_and_leaves_no_trace(
     compiled: cna.Model, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    # A shell starts its background jobs with the signal ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = compiled.logits(PROMPTS)
     circuit = cna.Circuit((4, 64), [cna.Neuron(0, 1, 1.0)])
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt), compiled.steer(circuit, 0.0):
-        while True:
-            compiled.core.generate([[1, 2, 3]] * 8, max_new_tokens=200, ignore_eos=True)
-    timer.join()
+    try:
+        with pytest.raises(KeyboardInterrupt), compiled.steer(circuit, 0.0):
+            for _ in range(1000):
+                compiled.core.generate([[1, 2, 3]] * 8, max_new_tokens=200, ignore_eos=True)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, handler)
     assert "rror" not in "".join(capfd.readouterr())
     assert torch.equal(compiled.logits(PROMPTS), before)
 

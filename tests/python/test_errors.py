@@ -248,7 +248,8 @@ def test_the_grafted_graph_holds_no_leftover_device(exports: Any) -> None:
 
 def test_ctrl_c_stops_a_long_run(exports: Any) -> None:
     code = (
-        "import cna, sys\n"
+        "import cna, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"m = cna.load({str(exports('llama'))!r})\n"
         "ids = [[i % 200] * 100 for i in range(2000)]\n"
         "print('ready', flush=True)\n"
