@@ -133,6 +133,18 @@ def hf_record(hf: Any, ids: list[list[int]], family: str = "llama") -> np.ndarra
     return np.array(rows)
 
 
+def hf_generate(hf: Any, prompt: list[int], max_new_tokens: int) -> list[int]:
+    """Hugging Face's own greedy answer to one prompt, without the end token."""
+    whole = hf.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+    )
+    answer: list[int] = whole[0, len(prompt) :].tolist()
+    return answer[:-1] if answer and answer[-1] == hf.config.eos_token_id else answer
+
+
 def oracle_top_k(
     positive: np.ndarray, negative: np.ndarray, k: int, removed: set[tuple[int, int]] | None = None
 ) -> list[tuple[int, int]]:

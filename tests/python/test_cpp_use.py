@@ -1,4 +1,4 @@
-"""cna as a C++ library: find_package after pip, a caller's own Torch, FetchContent, the example."""
+"""cna as a C++ library: find_package, a caller's own Torch, FetchContent, the example, the docs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import cna
 import pytest
 import torch
 from conftest import PROMPTS
+from pages import PAGES, blocks
 
 ROOT = Path(__file__).parents[2]
 CMAKE = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -106,3 +107,39 @@ def test_the_example_finds_and_steers_without_python(
         text=True,
     )
     assert (bad.returncode == 2 and "found nothing" in bad.stderr) or "manifest" in bad.stderr
+
+
+def write_blocks(folder: Path) -> list[str]:
+    """Each C++ block of the pages as a header, page_n.hpp, in a namespace of that name."""
+    names = []
+    for page in PAGES:
+        for number, body in enumerate(blocks(page, "cpp"), start=1):
+            names.append(f"{page.stem.replace('-', '_')}_{number}")
+            lines = body.splitlines()
+            includes = [line for line in lines if line.startswith("#include")]
+            rest = [line for line in lines if line not in includes]
+            text = ["#pragma once", *includes, f"namespace {names[-1]} {{", *rest, "}"]
+            (folder / f"{names[-1]}.hpp").write_text("\n".join(text) + "\n", encoding="utf-8")
+    return names
+
+
+def test_the_blocks_of_readme_and_docs_run(tmp_path: Path, exports: Any) -> None:
+    names = write_blocks(tmp_path)
+    main = (ROOT / "tests/docs_cpp/main.cpp").read_text("utf-8")
+    assert names and [name for name in names if f"{name}::" not in main] == []
+    (tmp_path / "smollm2-exported").symlink_to(exports("llama"))  # the names in the blocks
+    (tmp_path / "smollm2-aoti").symlink_to(exports("llama", format="aoti"))
+    folder = build(ROOT / "tests/docs_cpp", tmp_path / "build", cmake_dir(), f"-DBLOCKS={tmp_path}")
+    done = subprocess.run([folder / "docs_blocks"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    model = cna.load(exports("llama"))
+    positive, negative = [[1, 2, 3], [4, 5, 6, 7], [8]], [[9, 10], [11, 12, 13, 14, 15]]
+    circuit = cna.discover(model, positive, negative, fraction=0.001, universal=None)
+    found = " ".join(f"{n.layer},{n.index}" for n in circuit) + " "
+    with model.steer(circuit, 0.0):
+        ablated = model.generate([[16, 17], [18, 19, 20]], max_new_tokens=16, return_tokens=True)
+    with model.steer(circuit, [-1.0, 0.0, 1.0]):
+        swept = model.generate([[16, 17]] * 3, max_new_tokens=32, return_tokens=True)
+    answers = [" ".join(map(str, answer)) for answer in (*ablated, *swept)]
+    assert done.stdout.splitlines() == [found, *answers[:2], found, *answers[2:], "0,1 1,0 "]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from cna import distributed, ranks
 from cna.chunks import Shards, split
 from cna.distributed import discover_distributed, universal_neurons_distributed
 from conftest import PROMPTS
+from processes import run_ranks, torchrun
 
 POSITIVE = [f"{p} yes {i}" for i, p in enumerate(PROMPTS * 4)]
 NEGATIVE = [f"no {i}: {p}" for i, p in enumerate(PROMPTS * 3)][:21]
@@ -62,49 +60,13 @@ except RuntimeError as error:
 """
 
 
-def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
-
-
-def run_ranks(
+def run(
     world: int, tmp_path: Path, *arguments: str, timeout: str = "120"
 ) -> list[subprocess.CompletedProcess[str]]:
-    """The worker once per rank, as torchrun starts it."""
+    """The worker once per rank."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            env=environment(
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE=str(world),
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=port,
-                CNA_DISTRIBUTED_TIMEOUT=timeout,
-            ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    finished = []
-    try:
-        for process in running:
-            out, err = process.communicate(timeout=90)
-            finished.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
-            if process.returncode != 0:  # as torchrun does, one failure ends the others
-                for other in running:
-                    other.kill()
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    return finished
+    return run_ranks(world, script, *arguments, timeout=90, CNA_DISTRIBUTED_TIMEOUT=timeout)
 
 
 def discover_ranks(
@@ -112,9 +74,7 @@ def discover_ranks(
 ) -> list[subprocess.CompletedProcess[str]]:
     arguments = json.dumps(OPTIONS | {"prompts": [POSITIVE, NEGATIVE]} | options)
     out = str(tmp_path / f"{world}.json")
-    return run_ranks(
-        world, tmp_path, str(exports("llama")), "discover", out, arguments, timeout=timeout
-    )
+    return run(world, tmp_path, str(exports("llama")), "discover", out, arguments, timeout=timeout)
 
 
 def same_circuit(a: cna.Circuit, b: cna.Circuit, tolerance: float = 1e-6) -> None:
@@ -196,19 +156,6 @@ def test_a_rank_that_hangs_is_named(exports: Any, tmp_path: Path) -> None:
     )
     assert done[0].returncode == 3
     assert "expected rank 1 of 2 to answer" in done[0].stderr
-
-
-def torchrun(world: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(world), *arguments),
-        ],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def test_torchrun_discovers_on_the_command_line(
@@ -357,9 +304,7 @@ def test_two_processes_sweep_as_one(
     plain = cna.sweep(tiny, one_process, cna.tasks.load(str(task_file)), **SWEEP)
     arguments = SWEEP | {"circuit": str(tmp_path / "c.json"), "task": str(task_file)}
     out = tmp_path / "run"
-    for done in run_ranks(
-        2, tmp_path, str(exports("llama")), "sweep", str(out), json.dumps(arguments)
-    ):
+    for done in run(2, tmp_path, str(exports("llama")), "sweep", str(out), json.dumps(arguments)):
         assert done.returncode == 0, done.stderr
     table = pd.read_csv(out / "table.csv")
     plain.table.to_csv(tmp_path / "plain.csv", index=False)

@@ -1,13 +1,14 @@
-"""Every code block of the README and of docs/ runs, compiles or parses."""
+"""Every code block of the README and of docs/ runs; other projects' command lines are parsed.
+
+The C++ blocks run in test_cpp_use.py.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,26 +24,11 @@ from cna import loading
 from cna.cli import build_parser
 from cna.convert import write_authors_json
 from conftest import FAMILIES, make_tokenizer
-
-ROOT = Path(os.environ.get("CNA_SOURCE") or Path(__file__).parents[2])
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SITE = Path(torch.__file__).parent.parent
+from pages import PAGES, ROOT, blocks, fences, with_blocks
+from processes import torchrun
 
 # Run by two processes, apart: the first words of a block.
 OF_TWO_PROCESSES = "from transformers import AutoModelForCausalLM\nfrom transformers.distributed"
-
-
-def fences(page: Path) -> list[tuple[str, str]]:
-    """(language, body) of each block of a page."""
-    return re.findall(r"^```(\S*)[^\n]*\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
-
-
-def blocks(page: Path, *languages: str) -> list[str]:
-    return [body for language, body in fences(page) if language in languages]
-
-
-def with_blocks(*languages: str) -> list[Path]:
-    return [page for page in PAGES if blocks(page, *languages)]
 
 
 @pytest.fixture(scope="module")
@@ -139,37 +125,9 @@ def test_blocks_of_two_processes_run(stand_in: tuple[cna.Model, Path], tmp_path:
     )
     after = "if os.environ['RANK'] == '0':\n    circuit.save('circuit.json')\n"
     (tmp_path / "block.py").write_text(before + found[0] + after)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "block.py"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = torchrun(2, "block.py", folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(cna.Circuit.load(tmp_path / "circuit.json")) >= 1
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_cpp_blocks_compile(tmp_path: Path) -> None:
-    """One file: the includes on top, each block in a namespace of its own."""
-    includes: list[str] = []
-    bodies: list[str] = []
-    for page in PAGES:
-        for body in blocks(page, "cpp"):
-            lines = body.splitlines()
-            includes += [line for line in lines if line.startswith("#include")]
-            rest = [line for line in lines if not line.startswith("#include")]
-            bodies.append("\n".join([f"namespace block_{len(bodies)} {{", *rest, "}"]))
-    assert bodies
-    source = tmp_path / "blocks.cpp"
-    source.write_text("\n".join([*dict.fromkeys(includes), *bodies]), encoding="utf-8")
-    torch_include = Path(torch.__file__).parent / "include"
-    folders = [torch_include, torch_include / "torch/csrc/api/include"]
-    folders += [SITE / "cmeel.prefix/include/eigen3"]
-    flags = [f"-isystem{f}" for f in folders] + [f"-I{ROOT / 'include'}", "-DFMT_HEADER_ONLY=1"]
-    command = ["g++", "-std=c++20", "-fsyntax-only", *flags, str(source)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def command_lines(bodies: list[str]) -> list[list[str]]:

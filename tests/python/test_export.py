@@ -9,7 +9,17 @@ import cna
 import pytest
 import torch
 import transformers
-from conftest import FAMILIES, IDS, LONG, PROMPTS, SMALL, hf_record, make_hf, make_tokenizer
+from conftest import (
+    FAMILIES,
+    IDS,
+    LONG,
+    PROMPTS,
+    SMALL,
+    hf_generate,
+    hf_record,
+    make_hf,
+    make_tokenizer,
+)
 
 LENGTHS = [1, 2, 5, 9, 23]  # beyond the sliding window of 6
 
@@ -39,17 +49,7 @@ def test_generation_with_cache_equals_hugging_face(family: str, exports: Any) ->
     hf, model = make_hf(family), cna.load(exports(family))
     ids = prompts_of([4, 9, 11], seed=1)
     got = model.generate(ids, max_new_tokens=12, return_tokens=True)
-    for prompt, answer in zip(ids, got, strict=True):
-        out = hf.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=12,
-            do_sample=False,
-        )
-        expected = out[0, len(prompt) :].tolist()
-        if expected and expected[-1] == IDS["eos_token_id"]:
-            expected.pop()
-        assert answer == expected
+    assert got == [hf_generate(hf, prompt, 12) for prompt in ids]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

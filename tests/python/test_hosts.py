@@ -8,7 +8,15 @@ from typing import Any
 import cna
 import pytest
 import torch
-from conftest import FAMILIES, PROMPTS, hf_record, make_hf, make_tokenizer, oracle_top_k
+from conftest import (
+    FAMILIES,
+    PROMPTS,
+    hf_generate,
+    hf_record,
+    make_hf,
+    make_tokenizer,
+    oracle_top_k,
+)
 
 HOSTS = ["torchscript", "live", "aoti"]
 
@@ -32,17 +40,7 @@ def test_every_host_equals_plain_hooks(host: str, family: str, exports: Any) -> 
     circuit = cna.discover(model, ids[:4], ids[4:], k=9, universal=None)
     assert [(n.layer, n.index) for n in circuit] == oracle_top_k(plain[:4], plain[4:], 9)
     answers = model.generate(ids[:3], max_new_tokens=8, return_tokens=True)
-    for prompt, answer in zip(ids, answers, strict=False):
-        whole = hf.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=8,
-            do_sample=False,
-        )
-        expected_answer = [
-            t for t in whole[0, len(prompt) :].tolist() if t != hf.config.eos_token_id
-        ]
-        assert answer == expected_answer
+    assert answers == [hf_generate(hf, prompt, 8) for prompt in ids[:3]]
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from conftest import FAMILIES
+from processes import run_ranks
 
 WORKER = '''
 import sys
@@ -134,47 +132,21 @@ def save(family: str, folder: Path, **settings: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def heard(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
-    """Output and errors of two ranks, started as torchrun does."""
+def heard(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedProcess[str]]:
+    """What two ranks ended with."""
     folder = tmp_path_factory.mktemp("parallel")
     save("llama", folder / "even")
-    save(
-        "llama", folder / "uneven", intermediate_size=65
-    )  # 33 neurons on one rank, 32 on the other
+    save("llama", folder / "uneven", intermediate_size=65)  # 33 neurons on one rank, 32 elsewhere
     save("gpt_neox", folder / "bias")
     script = folder / "worker.py"
     script.write_text(WORKER)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    shared |= {"PYTHONPATH": str(Path(__file__).parent)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(folder)],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    out = []
-    try:
-        for process in running:
-            out.append(process.communicate(timeout=400))
-            if process.returncode != 0:  # as torchrun does, one failure ends the others
-                for other in running:
-                    other.kill()
-    finally:
-        for process in running:
-            process.kill()
-            process.communicate()
-    return out
+    here = str(Path(__file__).parent)
+    return run_ranks(2, script, str(folder), timeout=400, PYTHONPATH=here)
 
 
 @pytest.mark.parametrize("job", ["even", "uneven", "bias", "errors", "outputs"])
-def test_two_processes_share_a_model(job: str, heard: list[tuple[str, str]]) -> None:
-    for out, err in heard:
-        assert f"good {job}" in out.splitlines(), err[-3000:]
+def test_two_processes_share_a_model(
+    job: str, heard: list[subprocess.CompletedProcess[str]]
+) -> None:
+    for done in heard:
+        assert f"good {job}" in done.stdout.splitlines(), done.stderr[-3000:]

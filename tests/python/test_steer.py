@@ -8,7 +8,7 @@ from typing import Any
 import cna
 import pytest
 import torch
-from conftest import PROMPTS, down_projections, make_hf
+from conftest import PROMPTS, down_projections, hf_generate, make_hf
 
 
 @pytest.fixture(scope="module")
@@ -17,18 +17,7 @@ def circuit(tiny: cna.Model) -> cna.Circuit:
 
 
 def greedy(hf: Any, ids: list[list[int]], n: int) -> list[list[int]]:
-    out = []
-    for prompt in ids:
-        full = hf.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=n,
-            do_sample=False,
-        )[0, len(prompt) :].tolist()
-        if full and full[-1] == hf.config.eos_token_id:
-            full.pop()
-        out.append(full)
-    return out
+    return [hf_generate(hf, prompt, n) for prompt in ids]
 
 
 class Hooks:
