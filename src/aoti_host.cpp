@@ -3,6 +3,7 @@
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/version.h>
 
+#include "checked_manifest.hpp"
 #include "cna/error.hpp"
 #include "cna/torch/host.hpp"
 #include "torch_message.hpp"
@@ -32,11 +33,15 @@ class AotiHost final : public Host {
     try {
       out = package_->run(inputs).at(0);
     } catch (const std::exception& error) {
-      throw_error(
-          "forward: expected a step of {} x {} tokens to run, got: {}; check token ids and memory",
-          step.ids.size(0), step.ids.size(1), first_line(error));
+      if (!taps_->stopped) throw_step_error(step, error);  // else the tap's exception is the cause
     }
-    if (auto stopped = std::exchange(taps_->stopped, nullptr)) std::rethrow_exception(stopped);
+    if (auto stopped = std::exchange(taps_->stopped, nullptr)) {
+      try {
+        std::rethrow_exception(stopped);
+      } catch (const c10::Error& error) {  // of the tap's own arithmetic
+        throw_step_error(step, error);
+      }
+    }
     return out;
   }
 
@@ -81,7 +86,7 @@ void require_this_machine(const Manifest& manifest, const std::filesystem::path&
         "that device",
         manifest.device, folder.string(), options.device.str());
   }
-  if (options.device.is_cpu() && manifest.cpu_capability != at::get_cpu_capability()) {
+  if (manifest.cpu_capability != at::get_cpu_capability()) {  // host code of GPU packages too
     throw_error(
         "load: expected a model compiled for this processor ({}), got one for {} in '{}'; export "
         "it again on this machine",
@@ -91,19 +96,16 @@ void require_this_machine(const Manifest& manifest, const std::filesystem::path&
 
 at::ScalarType scalar_type(const std::string& name) {
   if (name == "bfloat16") return at::kBFloat16;
+  if (name == "float64") return at::kDouble;
   return name == "float16" ? at::kHalf : at::kFloat;
 }
 
 }  // namespace
 
 std::unique_ptr<Host> open_aoti(const std::filesystem::path& folder, const HostOptions& options) {
-  const Manifest manifest = read_manifest(folder);
+  const Manifest manifest = checked_manifest(folder, "aoti", options.verify);
   require_this_machine(manifest, folder, options);
   const auto file = folder / manifest.archive;
-  if (!std::filesystem::exists(file)) {
-    throw_error("load: expected a model file, found nothing at '{}'; check the path",
-                file.string());
-  }
   ModelInfo info;
   info.id = manifest.model_id;
   info.weights_hash = manifest.weights_hash;

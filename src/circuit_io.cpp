@@ -218,6 +218,10 @@ class TemporaryFile {
 
 }  // namespace
 
+std::string json_string(std::string_view text) {
+  return Json(text).dump(-1, ' ', true, Json::error_handler_t::replace);
+}
+
 std::string to_json(const Circuit& circuit) {
   Json neurons = Json::array();
   for (const Neuron& neuron : circuit.neurons()) {
@@ -236,8 +240,7 @@ std::string to_json(const Circuit& circuit) {
       throw_value_error(
           "to_json: expected JSON text as provenance {}, got {}; write text in "
           "double quotes",
-          Json(name).dump(-1, ' ', true, Json::error_handler_t::replace),
-          Json(value).dump(-1, ' ', true, Json::error_handler_t::replace));
+          json_string(name), json_string(value));
     }
   }
   return Json{{"format", format_name},

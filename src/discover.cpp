@@ -45,15 +45,6 @@ uint64_t hash_tokens(uint64_t hash, std::span<const TokenIds> prompts) {
   return hash;
 }
 
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') out += '\\';
-    out += c;
-  }
-  return out + "\"";
-}
-
 }  // namespace
 
 Contrast contrast(Model& model, std::span<const TokenIds> positive,
@@ -114,9 +105,9 @@ Circuit select_circuit(const ModelInfo& model, const Contrast& contrast,
   Provenance provenance{
       {"cna_version",
        fmt::format("\"{}.{}.{}\"", CNA_VERSION_MAJOR, CNA_VERSION_MINOR, CNA_VERSION_PATCH)},
-      {"model_id", quoted(model.id)},
-      {"weights_hash", quoted(model.weights_hash)},
-      {"dtype", quoted(c10::toString(model.dtype))},
+      {"model_id", json_string(model.id)},
+      {"weights_hash", json_string(model.weights_hash)},
+      {"dtype", json_string(c10::toString(model.dtype))},
       {"k", fmt::format("{}", k)},
       {"fraction", options.k ? "null" : fmt::format("{}", options.fraction)},
       {"ranking", options.rank_by_effect_size ? "\"effect_size\"" : "\"mean_difference\""},

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <limits>
 #include <random>
 
 #include "cna/error.hpp"
@@ -11,9 +12,10 @@ namespace cna {
 namespace {
 
 void require_options(const GenerateOptions& g) {
-  if (g.max_new_tokens < 1)
-    throw_value_error("generate: expected max_new_tokens of 1 or more, got {}; ask for some tokens",
-                      g.max_new_tokens);
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  if (g.max_new_tokens < 1 || g.max_new_tokens > most)
+    throw_value_error("generate: expected max_new_tokens from 1 to {}, got {}; ask for some tokens",
+                      most, g.max_new_tokens);
   if (!(g.temperature >= 0.0) || !std::isfinite(g.temperature))
     throw_value_error("generate: expected a temperature of 0 or more, got {}; 0 is greedy",
                       g.temperature);
@@ -179,8 +181,10 @@ at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts, const Ru
     const at::Tensor last = at::full({1}, batch.ids.size(1) - 1, batch.ids.options());
     const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), last);
     const at::Tensor logits = run.host().logits(step).select(1, 0).to(at::kCPU, at::kFloat);
-    if (!out.defined())
+    if (!out.defined()) {
+      c10::InferenceMode off(false);  // the caller's own tensor: it may be changed, or learned from
       out = at::empty({static_cast<int64_t>(prompts.size()), logits.size(1)}, at::kFloat);
+    }
     out.index_copy_(0, at::tensor(batch.rows, at::kLong), logits);
     done += static_cast<int64_t>(batch.rows.size());
   }

@@ -2,25 +2,39 @@
 
 #include <c10/util/Exception.h>
 
+#include "checked_manifest.hpp"
 #include "cna/error.hpp"
 #include "cna/sha256.hpp"
 #include "torch_message.hpp"
 
 namespace cna {
 
-std::unique_ptr<Host> open_host(const std::filesystem::path& path, const HostOptions& options) {
-  if (!std::filesystem::is_directory(path)) return open_torchscript(path, options);
-  const Manifest manifest = read_manifest(path);
-  const auto archive = path / manifest.archive;
-  if (options.verify && std::filesystem::exists(archive) &&
-      sha256_of_file(archive) != manifest.sha256) {
+Manifest checked_manifest(const std::filesystem::path& folder, const std::string& format,
+                          bool verify) {
+  Manifest manifest = read_manifest(folder);
+  if (manifest.archive_format != format) {
+    throw_value_error(
+        "load: expected archive_format '{}' in '{}', got '{}'; open it with cna::open_host", format,
+        folder.string(), manifest.archive_format);
+  }
+  const auto archive = folder / manifest.archive;
+  if (!std::filesystem::exists(archive)) {
+    throw_error("load: expected a model file, found nothing at '{}'; export the model again",
+                archive.string());
+  }
+  if (verify && sha256_of_file(archive) != manifest.sha256) {
     throw_error(
         "load: expected the archive that the manifest of '{}' names, got one that was changed or "
         "truncated (SHA-256 differs); export the model again",
-        path.string());
+        folder.string());
   }
-  return manifest.archive_format == "aoti" ? open_aoti(path, options)
-                                           : open_torchscript(path, options);
+  return manifest;
+}
+
+std::unique_ptr<Host> open_host(const std::filesystem::path& path, const HostOptions& options) {
+  const bool compiled =
+      std::filesystem::is_directory(path) && read_manifest(path).archive_format == "aoti";
+  return compiled ? open_aoti(path, options) : open_torchscript(path, options);
 }
 
 std::string first_line(const std::exception& error) {
@@ -34,6 +48,12 @@ std::string first_line(const std::exception& error) {
     }
   }
   return text.substr(0, text.find('\n'));
+}
+
+void throw_step_error(const Step& step, const std::exception& error) {
+  throw_error(
+      "forward: expected a step of {} x {} tokens to run, got: {}; check token ids and memory",
+      step.ids.size(0), step.ids.size(1), first_line(error));
 }
 
 }  // namespace cna

@@ -1,12 +1,35 @@
 #include "cna/manifest.hpp"
 
+#include <algorithm>
+#include <array>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "cna/error.hpp"
 
 namespace cna {
+namespace {
+
+using Json = nlohmann::json;
+
+/// A count: JSON numbers of other kinds would be rounded or wrap around.
+int64_t whole(const Json& value, const char* name, int64_t least,
+              const std::filesystem::path& path) {
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  const bool fits = value.is_number_integer() &&
+                    (!value.is_number_unsigned() || value.get<uint64_t>() <= most) &&
+                    value.get<int64_t>() >= least && value.get<int64_t>() <= most;
+  if (!fits) {
+    throw_value_error(
+        "load: expected a whole number from {} to {} as {} in '{}', got {}; export the model again",
+        least, most, name, path.string(), value.dump(-1, ' ', true));
+  }
+  return value.get<int64_t>();
+}
+
+}  // namespace
 
 Manifest read_manifest(const std::filesystem::path& folder) {
   const auto path = folder / "manifest.json";
@@ -20,16 +43,19 @@ Manifest read_manifest(const std::filesystem::path& folder) {
   std::stringstream text;
   text << file.rdbuf();
   try {
-    const auto json = nlohmann::json::parse(text.str());
+    const auto json = Json::parse(text.str());
+    const auto count = [&](const char* name, int64_t least) {
+      return whole(json.at(name), name, least, path);
+    };
     if (json.at("format") != "cna.model") {
       throw_value_error("load: expected format 'cna.model' in '{}'; export the model again",
                         path.string());
     }
-    if (json.at("format_version").get<int>() != 1) {
+    if (count("format_version", 0) != 1) {
       throw_value_error(
           "load: expected format_version 1 in '{}', got {}; update cna or export the "
           "model again",
-          path.string(), json.at("format_version").get<int>());
+          path.string(), count("format_version", 0));
     }
     Manifest out;
     out.archive = json.at("archive").get<std::string>();
@@ -39,12 +65,13 @@ Manifest read_manifest(const std::filesystem::path& folder) {
     out.weights_hash = json.at("weights_hash").get<std::string>();
     out.dtype = json.at("dtype").get<std::string>();
     out.tap_pattern = json.at("tap_pattern").get<std::string>();
-    out.layers = json.at("n_layers").get<int64_t>();
-    out.width = json.at("width").get<int64_t>();
-    out.hidden = json.at("hidden_size").get<int64_t>();
-    out.vocab = json.at("vocab_size").get<int64_t>();
-    out.max_positions = json.at("max_positions").get<int64_t>();
-    out.eos_ids = json.at("eos_token_ids").get<std::vector<int64_t>>();
+    out.layers = count("n_layers", 1);
+    out.width = count("width", 1);
+    out.hidden = count("hidden_size", 1);
+    out.vocab = count("vocab_size", 0);
+    out.max_positions = count("max_positions", 0);
+    for (const auto& id : json.at("eos_token_ids"))
+      out.eos_ids.push_back(whole(id, "eos_token_ids", 0, path));
     if (out.archive_format == "aoti") {
       out.torch = json.at("made_with").at("torch").get<std::string>();
       out.device = json.at("device").get<std::string>();
@@ -57,17 +84,19 @@ Manifest read_manifest(const std::filesystem::path& folder) {
           path.string(), out.archive_format);
     }
     for (const auto& layer : json.at("cache")) {
-      const auto shape = layer.get<std::array<int64_t, 3>>();
+      std::array<int64_t, 3> shape{};
+      for (size_t i = 0; i < shape.size(); ++i) shape[i] = whole(layer.at(i), "cache", 1, path);
       out.cache.push_back({shape[0], shape[1], shape[2]});
     }
     const auto layers = static_cast<size_t>(out.layers);
     const bool compiled = out.archive_format == "aoti";
-    if ((out.dtype != "float32" && out.dtype != "bfloat16" && out.dtype != "float16") ||
+    const std::array dtypes{"float32", "bfloat16", "float16", "float64"};
+    if (std::find(dtypes.begin(), dtypes.end(), out.dtype) == dtypes.end() ||
         (compiled && (out.neuron_sites.size() != layers || out.cache.empty() ||
                       (out.device != "cpu" && out.device != "cuda")))) {
       throw_value_error(
-          "load: expected dtype, device, caches and sites of {} layers that agree in '{}', got "
-          "{}, {}, {} and {}; export the model again",
+          "load: expected a floating-point dtype, a device, caches and the sites of {} layers in "
+          "'{}', got {}, {}, {} and {}; export the model again",
           out.layers, path.string(), out.dtype, compiled ? out.device : "any device",
           out.cache.size(), out.neuron_sites.size());
     }

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "cna/error.hpp"
 
@@ -32,7 +33,7 @@ int64_t rows_that_fit(std::span<const TokenIds> continuations, int64_t vocab, in
   size_t longest = 1;
   for (const TokenIds& c : continuations) longest = std::max(longest, c.size());
   const int64_t bytes = static_cast<int64_t>(longest) * std::max<int64_t>(vocab, 1) * 4;
-  return std::clamp<int64_t>(kLogitBytes / bytes, 1, rows);
+  return std::clamp<int64_t>(kLogitBytes / bytes, 1, std::max<int64_t>(rows, 1));
 }
 
 /// Calls sink(prompt numbers, log probabilities [rows, longest, vocab], continuation lengths) for
@@ -92,7 +93,8 @@ at::Tensor log_likelihood(Model& model, std::span<const TokenIds> prompts,
   const std::vector<TokenIds> sequences = join("log_likelihood", prompts, continuations);
   const std::vector<int64_t> lengths = lengths_of(continuations);
   RunOptions run = options;
-  run.batch_rows = rows_that_fit(continuations, model.info().vocab, options.batch_rows);
+  if (options.batch_rows > 0)  // else Run refuses it
+    run.batch_rows = rows_that_fit(continuations, model.info().vocab, options.batch_rows);
   run.share_prefix = options.share_prefix && prefix_is_safe(prompts, sequences);
   at::Tensor out = at::zeros({static_cast<int64_t>(prompts.size())}, at::kDouble);
   for_each_batch("log_likelihood", model, sequences, lengths, run,
@@ -124,8 +126,8 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
     }
   }
   const int64_t fits = rows_that_fit(continuations, model.info().vocab, options.batch_rows);
-  run.batch_rows = std::max<int64_t>(1, fits / arms) * arms;
-  run.batch_tokens = std::numeric_limits<int64_t>::max();
+  if (options.batch_rows > 0) run.batch_rows = std::max<int64_t>(1, fits / arms) * arms;
+  if (options.batch_tokens >= 0) run.batch_tokens = std::numeric_limits<int64_t>::max();
   run.share_prefix = options.share_prefix && prefix_is_safe(prompts, joined);
   Divergence out{at::zeros({arms, n}, at::kDouble), at::zeros({arms, n}, at::kDouble)};
   at::Tensor reference;

@@ -140,7 +140,7 @@ void require_prompts(const char* function, std::span<const TokenIds> prompts, in
     if (tokens == 0)
       throw_value_error("{}: expected text in every prompt, got no token in prompt {}; drop it",
                         function, i);
-    if (max_positions > 0 && tokens + room > max_positions)
+    if (max_positions > 0 && room > max_positions - tokens)
       throw_value_error("{}: expected at most {} tokens, got {} in prompt {}{}; shorten it",
                         function, max_positions, tokens + room, i,
                         room > 0 ? fmt::format(" ({} and {} new ones)", tokens, room) : "");

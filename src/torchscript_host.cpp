@@ -2,8 +2,10 @@
 #include <torch/csrc/jit/runtime/interpreter.h>
 #include <torch/script.h>
 
+#include <tuple>
 #include <unordered_map>
 
+#include "checked_manifest.hpp"
 #include "cna/error.hpp"
 #include "cna/torch/graft.hpp"
 #include "cna/torch/host.hpp"
@@ -45,7 +47,14 @@ class TorchScriptHost final : public Host {
   void run_to_last_tap(const Step& step) override { run(record_, step); }
 
   void to(c10::Device device) override {
-    move_weights(device);
+    try {
+      move_weights(device);
+    } catch (const c10::Error& error) {
+      throw_error(
+          "to: expected a device '{}' with room for the model, got: {}; the model stays on '{}', "
+          "choose another device",
+          device.str(), first_line(error), info_.device.str());
+    }
     move_constants(*graph_.forward, device);
     move_constants(*graph_.record, device);
     info_.device = device;
@@ -58,9 +67,10 @@ class TorchScriptHost final : public Host {
     record_ = jit::Code(graph_.record, "cna_record");
   }
 
-  /// Replaces every tensor of the module; a tensor that two attributes share stays shared.
+  /// Replaces every tensor of the module, all or none; one that two attributes share stays shared.
   void move_weights(c10::Device device) {
     std::unordered_map<at::TensorImpl*, at::Tensor> moved;
+    std::vector<std::tuple<c10::intrusive_ptr<c10::ivalue::Object>, size_t, at::Tensor>> places;
     for (const jit::Module& part : module_.modules()) {
       const auto object = part._ivalue();
       for (size_t slot = 0; slot < object->slots().size(); ++slot) {
@@ -69,9 +79,10 @@ class TorchScriptHost final : public Host {
         if (!tensor.defined()) continue;
         at::Tensor& to = moved[tensor.unsafeGetTensorImpl()];
         if (!to.defined()) to = tensor.detach().to(device);
-        object->setSlot(slot, to);
+        places.emplace_back(object, slot, to);
       }
     }
+    for (const auto& [object, slot, tensor] : places) object->setSlot(slot, tensor);
   }
 
   c10::IValue run(const jit::Code& code, const Step& step) {
@@ -89,10 +100,7 @@ class TorchScriptHost final : public Host {
     } catch (const std::exception& error) {
       // The interpreter rethrows everything as runtime_error; the tap kept the original.
       if (auto stopped = std::exchange(taps_->stopped, nullptr)) std::rethrow_exception(stopped);
-      throw_error(
-          "forward: expected a step of {} x {} tokens to run, got: {}; check token ids and "
-          "memory",
-          step.ids.size(0), step.ids.size(1), first_line(error));
+      throw_step_error(step, error);
     }
     return std::move(stack.back());
   }
@@ -137,7 +145,7 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
                                        const HostOptions& options) {
   const bool exported = std::filesystem::is_directory(path);
   Manifest manifest;
-  if (exported) manifest = read_manifest(path);
+  if (exported) manifest = checked_manifest(path, "torchscript", options.verify);
   jit::Module module = load_archive(exported ? path / manifest.archive : path);
   if (!module.find_method("forward")) {
     throw_error(

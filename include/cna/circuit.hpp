@@ -135,6 +135,9 @@ struct Overlap {
 /// Compares the places of two circuits, not their deltas; throws ValueError if the shapes differ.
 [[nodiscard]] inline Overlap compare(const Circuit& a, const Circuit& b);
 
+/// `text` as a JSON string, for a provenance value; bytes that are not UTF-8 become U+FFFD.
+[[nodiscard]] std::string json_string(std::string_view text);
+
 /// The circuit as JSON on one line. Throws ValueError if a provenance value is not JSON.
 [[nodiscard]] std::string to_json(const Circuit& circuit);
 

@@ -180,11 +180,15 @@ void bind_model(py::module_& m) {
           "apply",
           [](Taps& t, const at::Tensor& x, int64_t slot, int64_t first,
              const std::optional<py::function>& gather) {
-            if (!gather) return t.apply(x, slot);
             const TapShard shard{first, [&](const at::Tensor& part) {
                                    return py::cast<at::Tensor>((*gather)(part));
                                  }};
-            return t.apply(x, slot, &shard);
+            try {
+              return t.apply(x, slot, gather ? &shard : nullptr);
+            } catch (py::error_already_set&) {  // Python carries it from here, and only once
+              t.stopped = nullptr;
+              throw;
+            }
           },
           py::arg("x"), py::arg("slot"), py::arg("first") = 0, py::arg("gather") = py::none(),
           "Records and edits x [rows, tokens, features]; returns it, or a changed copy. With "

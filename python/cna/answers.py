@@ -11,6 +11,7 @@ import pandas as pd
 
 from . import _core
 from .arms import Arm
+from .files import require_folder
 from .model import Model
 from .progress import bar
 
@@ -23,7 +24,7 @@ class AnswerLog:
         self.done: dict[tuple[str, str, int], list[int]] = {}
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        require_folder(path.parent, "sweep")
         if path.exists():
             self._read(path, fingerprint)
         else:
@@ -39,14 +40,20 @@ class AnswerLog:
         if not lines:
             self._append([json.dumps({"fingerprint": fingerprint})])
             return
-        if json.loads(lines[0]).get("fingerprint") != fingerprint:
+        try:
+            head, *rows = [json.loads(line) for line in lines]
+            done = {(row["arm"], row["set"], row["index"]): row["tokens"] for row in rows}
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"sweep: expected finished answers in '{path}', got a damaged line; move the file away "
+                "to start anew"
+            ) from None
+        if not isinstance(head, dict) or head.get("fingerprint") != fingerprint:
             raise ValueError(
                 f"sweep: expected '{path}' to belong to this run, got answers of another model, "
                 "circuit, task or setting; choose another folder"
             )
-        for line in lines[1:]:
-            row = json.loads(line)
-            self.done[row["arm"], row["set"], row["index"]] = row["tokens"]
+        self.done = done
 
     def _append(self, lines: list[str]) -> None:
         if self.path is None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import first_line
 from .sites import layer_above
 from .step import CausalStep
 
@@ -82,10 +83,6 @@ def _processor() -> dict[str, Any]:
     return settings
 
 
-def _reason(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def compile_package(
     hf_model: Any, downs: list[tuple[str, nn.Module]], example: tuple[Tensor, ...], path: Path
 ) -> Any:
@@ -118,5 +115,5 @@ def compile_package(
     except Exception as error:  # torch raises classes of many modules here
         raise RuntimeError(
             f"export: expected a model that torch.export and AOTInductor compile, got: "
-            f"{_reason(error)}; use format='torchscript', or cna.live"
+            f"{first_line(error)}; use format='torchscript', or cna.live"
         ) from None

@@ -30,7 +30,9 @@ class Arm:
 
     @property
     def key(self) -> str:
-        return f"{self.method}|{'' if self.layer is None else self.layer}|{self.strength:g}"
+        """Name of the arm in a run's files."""
+        layer = "" if self.layer is None else self.layer
+        return f"{self.method}|{layer}|{float(self.strength)!r}"
 
     @property
     def alpha(self) -> float:
@@ -99,6 +101,7 @@ def build_arms(
     caa_coefficients: Sequence[float] = (-1.0, -0.5, -0.25),
     random_seeds: Sequence[int] = (0,),
     chat: bool | None = None,
+    batch_size: int = 64,
     progress: bool = True,
 ) -> list[Arm]:
     """The arms of a sweep; the first one is the model itself."""
@@ -116,7 +119,7 @@ def build_arms(
     steered = [m for m in strengths if m != 1.0]
     if "random" in baselines:
         for seed in random_seeds:
-            name = "random" if len(random_seeds) == 1 else f"random-{seed}"
+            name = "random" if list(random_seeds) == [0] else f"random-{seed}"
             arms += neuron_arms(name, random_like(circuit, seed), steered)
     if "no-filter" in baselines:
         plain = discover(
@@ -126,6 +129,7 @@ def build_arms(
             k=len(circuit),
             universal=None,
             chat=chat,
+            batch_size=batch_size,
             progress=progress,
         )
         arms += neuron_arms("no-filter", plain, steered)
@@ -134,10 +138,23 @@ def build_arms(
         if layers is None:
             layers = sorted({model.n_layers * part // 6 for part in (2, 3, 4, 5)})
         vector = caa(
-            model, task.positive, task.negative, layers=layers, chat=chat, progress=progress
+            model,
+            task.positive,
+            task.negative,
+            layers=layers,
+            chat=chat,
+            batch_size=batch_size,
+            progress=progress,
         )
         arms += vector_arms(vector, caa_coefficients)
     if "caa-mlp" in baselines:
-        vector = caa_mlp(model, task.positive, task.negative, chat=chat, progress=progress)
+        vector = caa_mlp(
+            model,
+            task.positive,
+            task.negative,
+            chat=chat,
+            batch_size=batch_size,
+            progress=progress,
+        )
         arms += vector_arms(vector, caa_coefficients, per_layer=False)
     return arms

@@ -49,7 +49,7 @@ def _unpack(values: Tensor, shape: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 def _identity(model: Model, *parts: Any) -> str:
-    what = [model.core.weights_hash, model.model_id, str(model.dtype), *parts]
+    what = [model.identity, str(model.dtype), *parts]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
@@ -263,7 +263,7 @@ def sweep_distributed(
             "share"
         )
     folder = Path(kwargs["out"])
-    unused = ("batch_size", "kl_prompts", "perplexity", "quiz", "quiz_questions", "out")
+    unused = ("kl_prompts", "perplexity", "quiz", "quiz_questions", "out")
     todo = plan(model, circuit, task, *args, **{k: v for k, v in kwargs.items() if k not in unused})
     batch = int(kwargs.get("batch_size", 64))
     with group("sweep") as processes:

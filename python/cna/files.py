@@ -11,61 +11,84 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a temporary file beside `path`, which then takes its place.
+
+@contextlib.contextmanager
+def new_file(path: Path, function: str = "save") -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well.
 
     Raises:
         RuntimeError: the file cannot be written; an older one stays as it was.
     """
     temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent
-        )
-        os.close(handle)
-        temporary = Path(name)
+    with _one_line(path, function):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(
+                prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent
+            )
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` fill a temporary file, see `new_file`."""
+    with new_file(path) as temporary:
         write(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RuntimeError(
-            f"save: expected to write '{path}', got {error.strerror or error}; free some space or "
-            "choose another folder"
-        ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends well."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise RuntimeError(
-            f"export: expected to write to '{path.parent}', got {error.strerror}; choose another folder"
-        ) from None
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / "old")
+def new_folder(path: Path, function: str = "export") -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends well.
+
+    Raises:
+        RuntimeError: the folder cannot be written; an older one stays as it was.
+    """
+    temporary = old = None
+    with _one_line(path, function):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            yield temporary
+            os.chmod(temporary, 0o755)
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                os.replace(path, old / "old")
             os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
-    except OSError as error:
+        finally:
+            if old is not None:
+                if not path.exists():  # stopped between the two renames
+                    os.replace(old / "old", path)
+                shutil.rmtree(old, ignore_errors=True)
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _one_line(path: Path, function: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise RuntimeError(
-            f"export: expected to write '{path}', got {error.strerror or error}; free some space or "
-            "choose another folder"
+            f"{function}: expected to write '{path}', got {reason}; free some space or choose another "
+            "folder"
         ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_folder(path: Path, function: str) -> None:
+    """Makes a folder where files will be kept; RuntimeError before the work if that is not possible."""
+    with _one_line(path, function):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
 
 
 def file_sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ hooks call the same C++ taps, so recordings and steering follow the same rules.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import weakref
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _core
+from .errors import first_line
 from .hf_model import check_exportable, eos_ids, max_positions
 from .live_step import choose_step
 from .model import Model
@@ -137,7 +139,7 @@ class _LiveStep:
         except (RuntimeError, ValueError) as error:  # some quantised weights stay where they are
             raise ValueError(
                 f"Model.to: expected a model that can move to {device}, got: "
-                f"{str(error).splitlines()[0]}; load it again where it should run"
+                f"{first_line(error)}; load it again where it should run"
             ) from None
 
 
@@ -190,8 +192,31 @@ def live(
     }
     model = Model(_core.Model.live(info, step.forward, step.move), tokenizer)
     model.ranks = ranks(hf_model)
+    model.weights_mark = _weights_mark(hf_model)
     weakref.finalize(model.core, step.leave)
     return model
+
+
+def _weights_mark(hf_model: Any) -> str:
+    """Tells apart models of one commit: the quantiser's settings, and some numbers of each tensor.
+
+    Cheap where hashing a large model is not; an edited or merged weight shows. The same in every
+    process of a tensor-parallel model, which has no mark: its parts would differ.
+    """
+    if ranks(hf_model) > 1:
+        return ""
+    config = getattr(getattr(hf_model, "hf_quantizer", None), "quantization_config", None)
+    digest = hashlib.sha256(repr(config.to_dict() if config else None).encode())
+    for name, tensor in sorted(hf_model.state_dict().items()):
+        if not torch.is_tensor(tensor) or tensor.device.type == "meta":
+            continue
+        try:
+            flat = tensor.detach().reshape(-1)
+            some = flat[:: max(1, flat.numel() // 64)].to("cpu").contiguous()
+            digest.update(name.encode() + some.view(torch.uint8).numpy().tobytes())
+        except (RuntimeError, TypeError, NotImplementedError, AttributeError):
+            continue  # a quantiser's own kind of tensor
+    return digest.hexdigest()
 
 
 def _weights_hash(hf_model: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import first_line
 from .placement import input_device, is_dtensor
 from .step import CausalStep
 
@@ -87,7 +88,7 @@ def choose_step(hf_model: Any, use_cache: bool) -> CachedStep | WholeStep:
         except Exception as error:
             raise ValueError(
                 f"live: expected a model that runs on token ids, got {type(error).__name__} from "
-                f"{type(hf_model).__name__}: {str(error).splitlines()[0] if str(error) else 'no word'}; "
+                f"{type(hf_model).__name__}: {first_line(error)}; "
                 "run it by hand first"
             ) from error
         head = hf_model.get_output_embeddings()

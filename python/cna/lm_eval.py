@@ -17,15 +17,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import _core
+from .lm_eval_passes import Passes
 from .loading import load
 from .model import Model
-from .progress import bar
 
 try:
     import lm_eval.models  # noqa: F401 - its own models, before ours joins them
@@ -42,7 +42,6 @@ except ImportError as _error:  # pragma: no cover - depends on what is installed
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-_STEP = 32  # tokens between two looks for a stop string
 _UNKNOWN_LENGTH = 2048
 _IGNORED = {"do_sample", "until", "max_gen_toks", "temperature", "top_k", "top_p"}
 
@@ -167,8 +166,9 @@ class CnaLM(LM):  # type: ignore[misc]
         Contexts too long for the model lose their beginning.
         """
         pairs = [self._encode_pair(*request.args) for request in requests]
-        values = self._score(pairs, "log likelihood")
-        flags = self._greedy(pairs) if self.greedy_flags else [False] * len(pairs)
+        passes = self._passes()
+        values = passes.score(pairs, "log likelihood")
+        flags = passes.greedy(pairs) if self.greedy_flags else [False] * len(pairs)
         out = [(value, bool(flag)) for value, flag in zip(values, flags, strict=True)]
         for request, answer in zip(requests, out, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, answer)
@@ -186,7 +186,7 @@ class CnaLM(LM):  # type: ignore[misc]
                 windows.append(make_disjoint_window(window))
                 owner.append(i)
         out = [0.0] * len(requests)
-        for i, value in zip(owner, self._score(windows, "log likelihood"), strict=True):
+        for i, value in zip(owner, self._passes().score(windows, "log likelihood"), strict=True):
             out[i] += value
         for request, answer in zip(requests, out, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, answer)
@@ -212,7 +212,7 @@ class CnaLM(LM):  # type: ignore[misc]
                 tuple(stop for stop in options["until"] if stop),
             )
             groups.setdefault(key, []).append(i)
-        out = [""] * len(requests)
+        out, passes = [""] * len(requests), self._passes()
         for (most, temperature, top_k, top_p, stops), which in groups.items():
             prompts = []
             room = self.max_length - most
@@ -225,7 +225,7 @@ class CnaLM(LM):  # type: ignore[misc]
                 context = request_text(requests[i])
                 ids = self.tok_encode(context) if context else [self.prefix_token_id]
                 prompts.append((ids or [self.prefix_token_id])[-room:])
-            texts = self._answers(prompts, most, stops, temperature, top_k, top_p)
+            texts = passes.answers(prompts, most, stops, temperature, top_k, top_p)
             for i, text in zip(which, texts, strict=True):
                 out[i] = text
         for request, text in zip(requests, out, strict=True):
@@ -266,127 +266,16 @@ class CnaLM(LM):  # type: ignore[misc]
         head = self.tok_encode(context)
         return head, self.tok_encode(context + continuation)[len(head) :]
 
-    def _score(self, pairs: Sequence[tuple[list[int], list[int]]], title: str) -> list[float]:
-        """Sum of log probabilities of each continuation; 0 for one without tokens."""
-        out = [0.0] * len(pairs)
-        which = [i for i, (_, tail) in enumerate(pairs) if tail]
-        if not which:
-            return out
-        prompts, tails = [], []
-        for i in which:
-            head, tail = pairs[i]
-            if len(tail) >= self.max_length:
-                raise ValueError(
-                    f"CnaLM: expected continuations below the model's {self.max_length} tokens, got "
-                    f"{len(tail)}; shorten them"
-                )
-            prompts.append(head[-(self.max_length - len(tail)) :])
-            tails.append(tail)
-        with bar(title, self.progress) as update:
-            values = self.model.core.log_likelihood(
-                prompts,
-                tails,
-                intervention=self._steering(),
-                batch_rows=self.batch_size,
-                progress=update,
-            )
-        for i, value in zip(which, values.tolist(), strict=True):
-            out[i] = value
-        return out
-
-    def _greedy(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[bool]:
-        """Whether greedy decoding would write each continuation.
-
-        One forward pass per different context settles most; only continuations whose first token
-        is the likeliest are decoded further.
-        """
-        heads = [tuple(head[-max(1, self.max_length - len(tail)) :]) for head, tail in pairs]
-        contexts = list(dict.fromkeys(heads))
-        if not contexts:
-            return []
+    def _passes(self) -> Passes:
         steering = self._steering()
-        with bar("greedy", self.progress) as update:
-            logits = self.model.core.logits(
-                [list(c) for c in contexts],
-                intervention=steering,
-                batch_rows=self.batch_size,
-                progress=update,
-            )
-        first = dict(zip(contexts, logits.argmax(-1).tolist(), strict=True))
-        out = [not tail or first[h] == tail[0] for h, (_, tail) in zip(heads, pairs, strict=True)]
-        longer: dict[tuple[int, ...], int] = {}
-        for head, (_, tail), hit in zip(heads, pairs, out, strict=True):
-            if hit and len(tail) > 1:
-                longer[head] = max(longer.get(head, 0), len(tail))
-        if not longer:
-            return out
-        most = max(longer.values())
-        fits = max(len(h) for h in longer) + most <= self.max_length
-        decoded: dict[tuple[int, ...], list[int]] = {}
-        for size in [most] if fits else sorted(set(longer.values())):
-            mine = [h for h, n in longer.items() if fits or n == size]
-            with bar("greedy", self.progress, "step") as update:
-                answers = self.model.core.generate(
-                    [list(h) for h in mine],
-                    max_new_tokens=size,
-                    ignore_eos=True,
-                    intervention=steering,
-                    batch_rows=self.batch_size,
-                    progress=update,
-                )
-            decoded |= dict(zip(mine, answers, strict=True))
-        return [
-            hit and (len(tail) <= 1 or list(decoded[head][: len(tail)]) == tail)
-            for head, (_, tail), hit in zip(heads, pairs, out, strict=True)
-        ]
-
-    def _answers(
-        self,
-        prompts: list[list[int]],
-        most: int,
-        stops: tuple[str, ...],
-        temperature: float,
-        top_k: int,
-        top_p: float,
-    ) -> list[str]:
-        """Decoded answers; greedy ones grow `_STEP` tokens at a time until a stop string shows."""
-        tokens: list[list[int]] = [[] for _ in prompts]
-        open_rows = list(range(len(prompts)))
-        steering = self._steering()
-        step = _STEP if stops and temperature == 0.0 else most
-        with bar("generate", self.progress, "step") as update:
-            while open_rows:
-                size = min(step, most - len(tokens[open_rows[0]]))
-                answers = self.model.core.generate(
-                    [prompts[i] + tokens[i] for i in open_rows],
-                    max_new_tokens=size,
-                    temperature=temperature,
-                    top_k=top_k,
-                    top_p=top_p,
-                    seed=self.seed,
-                    intervention=steering,
-                    batch_rows=self.batch_size,
-                    progress=update,
-                )
-                going = []
-                for i, answer in zip(open_rows, answers, strict=True):
-                    tokens[i] += answer
-                    ended = len(answer) < size or len(tokens[i]) >= most
-                    if not ended and not any(s in self.model.decode(tokens[i]) for s in stops):
-                        going.append(i)
-                open_rows = going
-        return [cut(self.model.decode(t), stops) for t in tokens]
+        return Passes(
+            self.model, steering, self.batch_size, self.max_length, self.seed, self.progress
+        )
 
 
 def request_text(request: Instance) -> str:
     """The context of a request."""
     return str(request.args[0])
-
-
-def cut(text: str, stops: Sequence[str]) -> str:
-    """Text before the first of the stop strings."""
-    places = [at for at in (text.find(stop) for stop in stops) if at >= 0]
-    return text[: min(places)] if places else text
 
 
 def main() -> int:

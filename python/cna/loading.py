@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from . import _core
+from .errors import first_line
 from .hf_model import cuda_capability, require_device
 from .model import Model
 
@@ -77,6 +79,8 @@ def load(
             f"load: expected an exported or a Hugging Face folder, got '{text}' without manifest.json "
             "or config.json; make one with `cna export`"
         )
+    if path.is_dir() and text != "smollm2":
+        text = os.fspath(path)
     folder = export_cached(
         text, dtype=dtype, cache_dir=cache_dir, pattern=pattern, format=format, device=device
     )
@@ -163,6 +167,7 @@ def load_hf(name: str, dtype: torch.dtype | str | None = None) -> tuple[Any, Any
 
     from .step import quiet_transformers
 
+    dtype = _dtype(dtype)
     try:
         with quiet_transformers():
             if name == "smollm2":
@@ -170,7 +175,7 @@ def load_hf(name: str, dtype: torch.dtype | str | None = None) -> tuple[Any, Any
                 tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
                 with contextlib.redirect_stderr(io.StringIO()):  # its bars cannot be turned off
                     model = AutoModelForCausalLM.from_pretrained(
-                        folder, gguf_file=file, dtype=_dtype(dtype)
+                        folder, gguf_file=file, dtype=dtype
                     )
                 # Its weights are plain tensors now; saving must not ask for a quantiser.
                 model.config.quantization_config = None
@@ -180,9 +185,9 @@ def load_hf(name: str, dtype: torch.dtype | str | None = None) -> tuple[Any, Any
                 model.config.name_or_path = "SmolLM2-135M-Instruct"
             else:
                 tokenizer = AutoTokenizer.from_pretrained(name)
-                model = AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(dtype))
-    except (OSError, ValueError, ImportError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), "unknown")
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except Exception as error:  # transformers, tokenizers and safetensors share no base class
+        reason = first_line(error)
         raise RuntimeError(
             f"load: expected a Hugging Face model '{name}', got: {reason}; check the name, the "
             "network, or pass 'smollm2'"
@@ -204,7 +209,7 @@ def export_cached(
     `device` counts for format "aoti" only, which is compiled for it.
     """
     from . import __version__
-    from .export import FORMAT_VERSION, export
+    from .export import FORMAT_VERSION
 
     key: list[Any] = [name, str(_dtype(dtype)), pattern, FORMAT_VERSION, __version__]
     key.append(torch.__version__)
@@ -220,6 +225,33 @@ def export_cached(
     folder = cache_folder(cache_dir) / f"{slug}-{str(_dtype(dtype))[6:]}-{digest}"
     if (folder / "manifest.json").exists():
         return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent / f".{folder.name}.lock")  # free when a process ends or dies
+        lock.acquire()
+    except OSError as error:
+        raise RuntimeError(
+            f"load: expected to write to '{folder.parent}', got {error.strerror or error}; set "
+            "CNA_CACHE or pass cache_dir="
+        ) from None
+    try:
+        if not (folder / "manifest.json").exists():
+            _export_to(folder, name, dtype, pattern, format, device)
+    finally:
+        lock.release()
+    return folder
+
+
+def _export_to(
+    folder: Path,
+    name: str,
+    dtype: torch.dtype | str | None,
+    pattern: str,
+    format: str,
+    device: str | torch.device,
+) -> None:
+    from .export import export
+
     slow = ", compiling takes minutes" if format == "aoti" else ""
     print(f"cna: exporting {name} (once, kept in the cache{slow})", file=sys.stderr)
     model, tokenizer = load_hf(name, dtype)
@@ -229,7 +261,7 @@ def export_cached(
     if name != "smollm2":
         model_id = name if not Path(name).is_dir() else Path(name).resolve().name
     revision = getattr(model.config, "_commit_hash", None)
-    return export(
+    export(
         model,
         tokenizer,
         folder,

@@ -41,6 +41,7 @@ class Model:
         self.vocab_size = core.vocab
         self.model_id: str = core.id
         self.ranks = 1
+        self.weights_mark = ""  # of a live model, see live._weights_mark
         self.universal_cache: dict[Any, Any] = {}
         self._local = threading.local()
 
@@ -50,6 +51,14 @@ class Model:
             f"Model({self.model_id!r}, {self.n_layers} layers x {self.width} neurons, "
             f"{self.dtype}, {self.device}{slow})"
         )
+
+    @property
+    def identity(self) -> list[Any]:
+        """What the parts of a resumed run must share: the name, and all that is known of the weights."""
+        file: list[int] = []
+        if self.path is not None and self.path.is_file():  # a bare archive has no hash
+            file = [self.path.stat().st_size, self.path.stat().st_mtime_ns]
+        return [self.model_id, self.core.weights_hash, self.weights_mark, *file]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .errors import first_line
 from .model import Model
 
 TIMEOUT = 1800.0  # seconds without a sign of another rank; $CNA_DISTRIBUTED_TIMEOUT changes it
@@ -34,7 +35,7 @@ class Group:
         self._pending: list[tuple[Any, Tensor]] = []
 
     def _lost(self, rank: int, error: Exception) -> RuntimeError:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         return RuntimeError(
             f"{self.function}: expected rank {rank} of {self.world} to answer, got no sign of it (it "
             f"was stopped, or its machine was lost: {reason}); {_AGAIN}"
@@ -107,11 +108,17 @@ def group(function: str, timeout: float | None = None) -> Iterator[Group]:
         return
     first = not dist.is_initialized()
     if first:
-        seconds = float(os.environ.get("CNA_DISTRIBUTED_TIMEOUT", timeout or TIMEOUT))
+        text = os.environ.get("CNA_DISTRIBUTED_TIMEOUT", "")
+        try:
+            seconds = float(text or timeout or TIMEOUT)
+        except ValueError:
+            raise ValueError(
+                f"{function}: expected seconds as CNA_DISTRIBUTED_TIMEOUT, got '{text}'; set a number"
+            ) from None
         try:
             dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=seconds))
         except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise RuntimeError(
                 f"{function}: expected {os.environ.get('WORLD_SIZE')} processes that find each other, "
                 f"got: {reason}; start them with torchrun"

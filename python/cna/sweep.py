@@ -22,6 +22,7 @@ import torch
 from . import _core
 from .answers import AnswerLog, generate_answers
 from .arms import Arm, build_arms
+from .files import require_folder
 from .metrics import fixed_text, quiz_accuracy, summarise
 from .model import Model
 from .progress import bar
@@ -94,6 +95,7 @@ def plan(
     caa_coefficients: Sequence[float] = (-1.0, -0.5, -0.25),
     random_seeds: Sequence[int] = (0,),
     max_new_tokens: int = 40,
+    batch_size: int = 64,
     max_prompts: int | None = None,
     arms: Sequence[Arm] | None = None,
     progress: bool = True,
@@ -111,10 +113,12 @@ def plan(
         caa_coefficients=caa_coefficients,
         random_seeds=random_seeds,
         chat=task.chat,
+        batch_size=batch_size,
         progress=progress,
     )
     chosen += list(arms or [])
-    if repeated := [a.key for i, a in enumerate(chosen) if a in chosen[:i]]:
+    keys = [arm.key for arm in chosen]
+    if repeated := [key for i, key in enumerate(keys) if key in keys[:i]]:
         raise ValueError(f"sweep: expected each arm once, got {repeated[0]} twice; drop one")
     settings = {
         "task": task.name,
@@ -131,10 +135,11 @@ def plan(
         "versions": {"cna": _core.version, "torch": torch.__version__},
     }
     fingerprint = _fingerprint(
-        model.core.weights_hash,
-        model.model_id,
+        model.identity,
         settings["dtype"],
-        circuit.to_json(),
+        [model.n_layers, model.width],
+        sorted((n.layer, n.index) for n in circuit.neurons),  # deltas may differ in the last bit
+        [task.positive, task.negative],  # CAA and the unfiltered circuit are made of these
         prompts,
         task.chat,
         max_new_tokens,
@@ -175,7 +180,8 @@ def sweep(
         quiz: multiple-choice questions; the built-in set by default, `quiz_questions` of them; 0
             leaves accuracy out.
         max_prompts: evaluation and benign prompts to use, each; all by default.
-        arms: extra arms, for methods of your own.
+        arms: extra arms, for methods of your own; a run folder knows them by method, layer and
+            strength.
         out: a run folder; finished answers are kept there, and a killed run goes on from them.
     Returns:
         SweepResult; `.table` has one row per arm, `.plot()` draws it, `.save(folder)` keeps it.
@@ -187,6 +193,8 @@ def sweep(
             f"sweep: expected no out= with a model shared by {model.ranks} processes, got '{out}'; they "
             "would write one over the other: save the result in one of them"
         )
+    if out is not None:
+        require_folder(Path(out), "sweep")
     todo = plan(
         model,
         circuit,
@@ -197,6 +205,7 @@ def sweep(
         caa_coefficients=caa_coefficients,
         random_seeds=random_seeds,
         max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
         max_prompts=max_prompts,
         arms=arms,
         progress=progress,

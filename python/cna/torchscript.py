@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import first_line
 from .step import CausalStep, quiet_tracing, traceable_attention
 
 ARCHIVE = "model.pt"
@@ -27,5 +28,5 @@ def save(traced: Any, path: Path) -> None:
     except RuntimeError as error:
         raise RuntimeError(
             f"export: expected to write the archive in '{path.parent}', got "
-            f"'{str(error).splitlines()[0]}'; free some space or choose another folder"
+            f"'{first_line(error)}'; free some space or choose another folder"
         ) from None

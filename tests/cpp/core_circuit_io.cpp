@@ -308,3 +308,11 @@ TEST_CASE("circuit_from_json: every wrong field has its own message", "[core][ci
   CHECK(contains(message(with("provenance", "{\"a\":" + std::string(100000, '[')) + "]"),
                  "got text nested deeper than 64 levels"));
 }
+
+TEST_CASE("json_string: any name makes a circuit that can be saved") {
+  for (const std::string text : {"a\"b\\c", "line\nbreak\ttab", "caf\xe9", "\x01"}) {
+    const cna::Circuit circuit({1, 1}, {}, {{"model_id", cna::json_string(text)}});
+    CHECK(cna::circuit_from_json(cna::to_json(circuit)).provenance().contains("model_id"));
+  }
+  CHECK(cna::json_string("plain") == "\"plain\"");
+}

@@ -84,8 +84,33 @@ TEST_CASE("read_manifest: a compiled archive says for which machine") {
     odd.replace(odd.find(from), std::string(from).size(), to);
     const Folder other(odd);
     CHECK(contains(message_of<cna::ValueError>([&] { (void)cna::read_manifest(other.path); }),
-                   "that agree"));
+                   "floating-point dtype"));
   }
+}
+
+TEST_CASE("read_manifest: numbers that are no counts are refused by name") {
+  for (const auto& [from, to, name] :
+       {std::tuple("\"n_layers\": 2", "\"n_layers\": 0", "n_layers"),
+        std::tuple("\"width\": 8", "\"width\": -8", "width"),
+        std::tuple("\"width\": 8", "\"width\": 1e300", "width"),
+        std::tuple("\"vocab_size\": 16", "\"vocab_size\": 18446744073709551615", "vocab_size"),
+        std::tuple("[2, 4, 4]", "[2, -4, 4]", "cache"),
+        std::tuple("[2, 4, 4]", "[2, 4]", "manifest"),
+        std::tuple("[3]}", "[3.5]}", "eos_token_ids"),
+        std::tuple("\"format_version\": 1", "\"format_version\": 1.9", "format_version")}) {
+    std::string odd = kWhole;
+    odd.replace(odd.find(from), std::string(from).size(), to);
+    const Folder folder(odd);
+    CHECK(contains(message_of<cna::ValueError>([&] { (void)cna::read_manifest(folder.path); }),
+                   name));
+  }
+}
+
+TEST_CASE("read_manifest: double precision is a dtype") {
+  std::string text = kWhole;
+  text.replace(text.find("float32"), 7, "float64");
+  const Folder folder(text);
+  CHECK(cna::read_manifest(folder.path).dtype == "float64");
 }
 
 TEST_CASE("read_manifest: an archive format of the future is refused") {

@@ -208,3 +208,20 @@ TEST_CASE("make_batches: the cut with an overhead is the cheapest of all cuts") 
   for (const Batch& b : batches) rows += b.rows.size();
   CHECK(rows == prompts.size());
 }
+
+TEST_CASE("last_logits: the result is the caller's own, to change as wanted") {
+  const TinyFile file;
+  Model model = Model::load(file.path);
+  at::Tensor logits = last_logits(model, kPrompts);
+  CHECK_FALSE(logits.is_inference());
+  CHECK(logits.fill_(0).sum().item<double>() == 0.0);
+}
+
+TEST_CASE("generate: a length beyond all bounds is refused") {
+  const TinyFile file;
+  Model model = Model::load(file.path);
+  const int64_t most = std::numeric_limits<int64_t>::max();
+  CHECK(contains(
+      message_of<ValueError>([&] { (void)generate(model, kPrompts, {.max_new_tokens = most}); }),
+      "max_new_tokens"));
+}

@@ -12,7 +12,8 @@
 namespace {
 
 void print(const cna::Circuit& circuit) {
-  for (const cna::Neuron& neuron : circuit.neurons()) fmt::print("{},{} ", neuron.layer, neuron.index);
+  for (const cna::Neuron& neuron : circuit.neurons())
+    fmt::print("{},{} ", neuron.layer, neuron.index);
   fmt::print("\n");
 }
 

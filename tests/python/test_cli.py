@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import cna
 import pytest
+import torch
 from cna.cli import build_parser, main
+from cna.convert import load_control_vector
 from conftest import PROMPTS, make_hf, make_tokenizer
 
 COMMANDS = ["demo", "export", "discover", "generate", "sweep", "compare", "report", "cmake-dir"]
@@ -133,3 +137,40 @@ def test_an_empty_prompt_file_is_one_line_and_code_2(
 def test_no_command_prints_help() -> None:
     assert main([]) == 2
     assert build_parser().prog == "cna"
+
+
+def test_a_missing_folder_is_made_before_the_work(
+    exports: Any, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files["c.json"] = str(tmp_path / "new" / "folder" / "c.json")
+    assert discover(exports, files, "--k", "3") == 0
+    assert len(cna.Circuit.load(files["c.json"])) == 3
+    capsys.readouterr()
+    files["c.json"] = str(tmp_path / "pos.txt" / "c.json")
+    assert discover(exports, files, "--k", "3") == 2
+    assert "discover: expected to write" in one_line(capsys)
+
+
+def test_convert_writes_caa_vectors_of_a_task(exports: Any, tmp_path: Path) -> None:
+    out = tmp_path / "v.gguf"
+    arguments = ["convert", "capitals", "--format", "control-vector", "--layers", "1,3"]
+    assert main([*arguments, "--source", str(exports("llama")), "--out", str(out)]) == 0
+    vectors = load_control_vector(out)
+    task = cna.tasks.load("capitals")
+    expected = cna.caa(cna.load(exports("llama")), task.positive, task.negative, chat=task.chat)
+    assert sorted(vectors) == [1, 3]
+    for layer, vector in vectors.items():
+        assert torch.allclose(vector, expected.vectors[layer].float(), atol=1e-6)
+
+
+def test_a_closed_pipe_ends_quietly(exports: Any) -> None:
+    ask = [sys.executable, "-m", "cna", "generate", "-m", str(exports("llama")), *PROMPTS * 40]
+    child = subprocess.Popen(
+        [*ask, "--max-new-tokens", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.close()
+    errors = child.stderr.read().decode()
+    child.stderr.close()
+    assert child.wait(120) == 0
+    assert "Broken" not in errors and "Traceback" not in errors, errors

@@ -351,6 +351,21 @@ def test_every_block_type_is_linear_in_its_scales(kind: str) -> None:
         assert worst <= 2.0**-11
 
 
+def test_rounding_is_measured_where_scales_are_tiny_or_too_large() -> None:
+    tiny = np.array([2.4e-5], np.float16)
+    raw, worst = scale_row(tiny.tobytes(), "F16", 0.3)
+    exact = float(tiny[0]) * 0.3
+    assert worst == abs(float(np.frombuffer(raw, np.float16)[0]) - exact) / exact > 2.0**-11
+    assert scale_row(np.array([1.5], np.float32).tobytes(), "F32", 2.0)[1] == 0.0
+    bf16 = torch.tensor([1.0], dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()
+    assert scale_row(bf16, "BF16", 0.0)[1] == 0.0
+    for kind, value in (
+        ("F32", np.array([3e38], np.float32)),
+        ("F16", np.array([6e4], np.float16)),
+    ):
+        assert scale_row(value.tobytes(), kind, 4.0)[1] == float("inf")
+
+
 @pytest.mark.parametrize("multiplier", [0.0, -1.0, 2.0])
 def test_patched_gguf_gives_the_logits_of_steering(
     circuit: cna.Circuit, tmp_path: Path, multiplier: float
@@ -598,7 +613,7 @@ def test_files_in_the_way_stay(source: Path, circuit: cna.Circuit, tmp_path: Pat
     file = write_gguf_model(tmp_path / "m.gguf", "Q8_0")
     with pytest.raises(ValueError, match="another file than the source"):
         convert(circuit, file, file, format="gguf", overwrite=True)
-    with pytest.raises(RuntimeError, match="expected to write to"):
+    with pytest.raises(RuntimeError, match="expected to write"):
         convert(circuit, source, tmp_path / "c.json" / "below")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from typing import Any
 import cna
 import pytest
 import torch
+from cna.files import new_folder
+from cna.loading import load_hf
 from conftest import PROMPTS, make_hf, make_tokenizer
 
 ONE_LINE = re.compile(r"^[\w.:]+: expected [^\n]+; [^\n]+$")
@@ -267,3 +270,48 @@ def test_ctrl_c_stops_a_long_run(exports: Any) -> None:
     waited = time.monotonic() - sent
     assert "KeyboardInterrupt" in err and "terminate" not in err
     assert waited < 10, f"Ctrl-C took {waited:.1f} s"  # a second here, more on a loaded machine
+
+
+def test_a_folder_stopped_between_its_two_renames_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "export"
+    old.mkdir()
+    (old / "manifest.json").write_text("old")
+    replace, calls = os.replace, []
+
+    def stop_at_the_second(*paths: Any) -> None:
+        calls.append(paths)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt), new_folder(old) as folder:
+        (folder / "manifest.json").write_text("new")
+    assert (old / "manifest.json").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["export"]
+
+
+def test_double_precision_comes_back(tmp_path: Path) -> None:
+    hf = copy.deepcopy(make_hf("llama")).double()
+    model = cna.load(cna.export(hf, make_tokenizer(), tmp_path / "e"))
+    ids = model.tokenize(PROMPTS)
+    with torch.inference_mode():
+        expected = torch.stack([hf(torch.tensor([p])).logits[0, -1] for p in ids])
+    got = model.logits(ids)
+    assert (got - expected).abs().max() <= 1e-6 * expected.abs().max()
+    got[0, 0] = 0.0  # an ordinary tensor
+
+
+def test_a_hugging_face_folder_under_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CNA_CACHE", str(tmp_path / "cache"))
+    make_hf("llama").save_pretrained(tmp_path / "mine")
+    make_tokenizer().save_pretrained(tmp_path / "mine")
+    assert cna.load("~/mine").n_layers == 4
+    with pytest.raises(ValueError, match="expected dtype float32"):
+        load_hf(str(tmp_path / "mine"), "int8")
+    (tmp_path / "mine/model.safetensors").write_bytes(b"short")
+    with pytest.raises(RuntimeError, match="expected a Hugging Face model"):
+        load_hf(str(tmp_path / "mine"))

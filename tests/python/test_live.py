@@ -296,3 +296,15 @@ def test_hooks_leave_with_the_model() -> None:
     del model
     gc.collect()
     assert hooks() == before
+
+
+def test_models_of_one_commit_are_told_apart() -> None:
+    """A weight edited in place, or merged from an adapter, keeps the commit of its source."""
+    hf = copy.deepcopy(make_hf("llama"))
+    hf.config._commit_hash = "abc"
+    before = cna.live(hf, None)
+    assert before.core.weights_hash == "abc"
+    assert before.identity == cna.live(hf, None).identity
+    with torch.no_grad():
+        hf.model.layers[1].mlp.down_proj.weight.mul_(1.01)
+    assert before.identity != cna.live(hf, None).identity

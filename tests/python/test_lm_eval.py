@@ -23,7 +23,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 with warnings.catch_warnings():  # the harness's own imports warn
     warnings.simplefilter("ignore")
     import lm_eval
-    from cna.lm_eval import CnaLM, cut
+    from cna.lm_eval import CnaLM
+    from cna.lm_eval_passes import cut
     from lm_eval.api.instance import Instance
     from lm_eval.tasks import TaskManager
 
@@ -144,7 +145,9 @@ def test_greedy_flags_find_what_the_model_itself_says(tiny: cna.Model, tiny_hf: 
     head = make_tokenizer()("The sea is")["input_ids"]
     said = greedy(tiny_hf, head, 5)
     other = [*said[:-1], (said[-1] + 1) % 256]
-    assert lm._greedy([(head, said), (head, said[:2]), (head, other), (head, said[:1])]) == [
+    assert lm._passes().greedy(
+        [(head, said), (head, said[:2]), (head, other), (head, said[:1])]
+    ) == [
         True,
         True,
         False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -268,3 +269,35 @@ def test_the_interval_of_a_mean_is_students() -> None:
     expected = stats.t.interval(0.95, 3, loc=np.mean(x), scale=stats.sem(x))
     assert (low, high) == pytest.approx(expected)
     assert all(math.isnan(v) for v in mean_interval([1.0]))
+
+
+def test_a_resumed_run_takes_no_answer_of_another_arm(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"kl_prompts": 0, "perplexity": False, "quiz_questions": 0}
+    options |= {"max_new_tokens": 5, "progress": False}
+    for seed in (0, 1):
+        again = sweep(tiny, circuit, task, [0.0], random_seeds=[seed], out=tmp_path, **options)
+        fresh = sweep(tiny, circuit, task, [0.0], random_seeds=[seed], **options)
+        assert list(again.answers.answer) == list(fresh.answers.answer)
+    other = dataclasses.replace(task, positive=task.positive[:2])
+    with pytest.raises(ValueError, match="belong to this run"):
+        sweep(tiny, circuit, other, [0.0], out=tmp_path, **options)
+    same = cna.Circuit(
+        circuit.shape, [cna.Neuron(n.layer, n.index, n.delta * 1.5) for n in circuit]
+    )
+    sweep(tiny, same, task, [0.0], out=tmp_path, **options)
+    with pytest.raises(ValueError, match="each arm once"):
+        sweep(tiny, circuit, task, [0.1, 0.1 + 1e-17], arms=neuron_arms("cna", circuit, [0.1]))
+
+
+def test_a_damaged_line_and_a_folder_that_cannot_be_are_named(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/answers.jsonl").write_text('{"fingerprint": "x"}\n{"arm": \n')
+    with pytest.raises(ValueError, match="damaged line"):
+        sweep(tiny, circuit, task, [0.0], [], out=tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RuntimeError, match="sweep: expected to write"):
+        sweep(tiny, circuit, task, [0.0], [], out=tmp_path / "file" / "run")

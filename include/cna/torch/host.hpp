@@ -18,7 +18,7 @@
 
 namespace cna {
 
-/// One forward step over a batch. All tensors are int64 and live on the model's device.
+/// One forward step over a batch. Indices are int64 on the model's device; caches have its dtype.
 struct Step {
   at::Tensor ids;                 ///< [rows, new]
   at::Tensor mask;                ///< [rows, total], 1 at real tokens, 0 at padding

@@ -53,7 +53,7 @@ class Taps : public ::torch::CustomClassHolder {
     return static_cast<int64_t>(site) * layers_ + layer;
   }
 
-  /// Runs at each tap: records the last token's activation, applies the edit, polls for a stop.
+  /// Runs at each tap: polls for a stop, applies the edit, records the last token's activation.
   /// With `shard`, x holds only these of the layer's features.
   at::Tensor apply(const at::Tensor& x, int64_t slot, const TapShard* shard = nullptr);
 

@@ -11,16 +11,14 @@ import dataclasses
 import importlib
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import new_folder
+from ..files import new_file, new_folder
 from ..sites import DOWN_PROJECTION
 
 MARK = "cna_conversion.json"
@@ -54,11 +52,8 @@ def output_folder(path: Path, overwrite: bool) -> Iterator[Path]:
             f"convert: expected no files at '{path}', got some; choose another folder "
             "(overwrite=True replaces an earlier conversion)"
         )
-    try:
-        with new_folder(path) as folder:
-            yield folder
-    except RuntimeError as error:
-        raise RuntimeError(re.sub("^export:", "convert:", str(error))) from None
+    with new_folder(path, "convert") as folder:
+        yield folder
 
 
 @contextlib.contextmanager
@@ -71,27 +66,8 @@ def output_file(path: Path, overwrite: bool) -> Iterator[Path]:
             f"convert: expected no file at '{path}', got one; choose another name or pass "
             "overwrite=True"
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise RuntimeError(
-            f"convert: expected to write to '{path.parent}', got {error.strerror}; choose another "
-            "folder"
-        ) from None
-    temporary = Path(name)
-    try:
+    with new_file(path, "convert") as temporary:
         yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RuntimeError(
-            f"convert: expected to write '{path}', got {error.strerror or error}; free some space "
-            "or choose another folder"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True)

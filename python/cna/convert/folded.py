@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
+from ..errors import first_line
 from .files import TORCH_TYPES, DownProjection, down_projections, output_folder, weight_files
 
 _CHUNK = 8 << 20
@@ -76,8 +78,14 @@ def _saved(parts: list[Any], near: Path) -> Iterator[Path]:
         ) from None
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-            for part in parts:
-                part.save_pretrained(folder)
+            try:
+                for part in parts:
+                    part.save_pretrained(folder)
+            except (OSError, SafetensorError) as error:
+                raise RuntimeError(
+                    f"convert: expected to write the model to '{folder}', got {error}; free some "
+                    "space or choose another folder"
+                ) from None
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -89,11 +97,14 @@ def _snapshot(name: str) -> Path:
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "*.md"]
     try:
         try:
-            return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+            local = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+            if all(file.exists() for file in weight_files(local)):
+                return local
+            raise OSError("only a part of it is in the cache")
         except (OSError, ValueError):
             return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # its errors share no base class
-        reason = next((line for line in str(error).splitlines() if line.strip()), "unknown")
+        reason = first_line(error)
         raise RuntimeError(
             f"convert: expected a Hugging Face checkpoint '{name}', got: {reason}; check the "
             "name, the network, or pass a folder"

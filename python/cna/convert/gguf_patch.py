@@ -7,8 +7,9 @@ half-precision scales, and its values are linear in these:
     Q4_0, Q5_0, Q8_0, Q3_K, Q6_K   w = d * (...)            Q4_1, Q5_1   w = d * q + min
     Q2_K, Q4_K, Q5_K               w = d * (...) - dmin * (...)
 
-So the row's scales are multiplied by m and rounded to half precision (relative error up to 2^-11;
-none for 0, 1, -1, 2, 0.5); the integers and the rest of the file keep their bytes.
+So the row's scales are multiplied by m and rounded to half precision (none for 0, 1, -1 and 2; else a
+relative error up to 2^-11, or more for scales below 6e-5, where half precision has fewer digits); the
+integers and the rest of the file keep their bytes.
 """
 
 from __future__ import annotations
@@ -41,40 +42,44 @@ BLOCKS: dict[str, tuple[int, tuple[int, ...]]] = {
 FLOATS = ("F32", "F16", "BF16")
 
 
-def _scaled_half(values: NDArray[Any], multiplier: float) -> tuple[NDArray[Any], float]:
-    """float16 values times the multiplier, rounded, and the largest relative error."""
+def _rounding(rounded: NDArray[np.float64], exact: NDArray[np.float64]) -> float:
+    """Largest relative error; infinity where rounding overflows."""
+    if not np.isfinite(rounded).all():
+        return float("inf")
+    nonzero = exact != 0
+    return float((np.abs(rounded - exact)[nonzero] / np.abs(exact[nonzero])).max(initial=0.0))
+
+
+def _scaled(values: NDArray[Any], multiplier: float) -> tuple[NDArray[Any], float]:
+    """Values times the multiplier, rounded to their own type, and the largest relative error."""
     exact = values.astype(np.float64) * multiplier
     with np.errstate(over="ignore"):
-        rounded = exact.astype(np.float16)
-    nonzero = exact != 0
-    error = np.abs(rounded.astype(np.float64) - exact)[nonzero] / np.abs(exact[nonzero])
-    return rounded, float(error.max(initial=0.0))
+        rounded = exact.astype(values.dtype)
+    return rounded, _rounding(rounded.astype(np.float64), exact)
 
 
 def scale_row(row: bytes, kind: str, multiplier: float) -> tuple[bytes, float]:
     """One row of a tensor of type `kind`, scaled, and the largest relative rounding error."""
     data = np.frombuffer(row, np.uint8).copy()
     if kind == "F32":
-        values = data.view(np.float32)
-        values[:] = (values.astype(np.float64) * multiplier).astype(np.float32)
-        return data.tobytes(), 2.0**-24
+        scaled, error = _scaled(data.view(np.float32), multiplier)
+        return scaled.tobytes(), error
     if kind == "BF16":
         import torch
 
         half = torch.from_numpy(data).view(torch.bfloat16)
-        half.copy_((half.double() * multiplier).to(torch.bfloat16))
-        return data.tobytes(), 2.0**-8
+        exact = half.double() * multiplier
+        half.copy_(exact)
+        return data.tobytes(), _rounding(half.double().numpy(), exact.numpy())
     if kind == "F16":
-        scaled, error = _scaled_half(data.view(np.float16), multiplier)
+        scaled, error = _scaled(data.view(np.float16), multiplier)
         return scaled.tobytes(), error
     size, places = BLOCKS[kind]
     blocks = data.reshape(-1, size)
     worst = 0.0
     for place in places:
         halves = np.ascontiguousarray(blocks[:, place : place + 2]).view(np.float16)
-        scaled, error = _scaled_half(halves, multiplier)
-        if not np.isfinite(scaled).all():
-            worst = float("inf")
+        scaled, error = _scaled(halves, multiplier)
         blocks[:, place : place + 2] = scaled.view(np.uint8).reshape(-1, 2)
         worst = max(worst, error)
     return data.tobytes(), worst
@@ -156,7 +161,7 @@ def write_gguf(
                 scaled, error = scale_row(handle.read(length), tensor.tensor_type.name, multiplier)
                 if not np.isfinite(error):
                     raise ValueError(
-                        f"convert: expected scales within half precision, got overflow in "
+                        f"convert: expected numbers within the type's range, got overflow in "
                         f"'{tensor.name}' at multiplier {multiplier:g}; choose a smaller one"
                     )
                 handle.seek(at)

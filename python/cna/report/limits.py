@@ -31,7 +31,7 @@ def limits_html(
     ]
     if table is not None:
         methods = set(table["method"])
-        if "random" not in methods:
+        if not any(str(m).startswith("random") for m in methods):
             lines.append(
                 "There is no random-neuron control here, so part of any effect may come from "
                 "disturbing this many neurons at all."

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from .._core import Circuit
+from ..errors import first_line
 
 _NUMBERS = (
     "strength rate rate_low rate_high benign_rate benign_low benign_high quality quality_low "
@@ -41,7 +42,7 @@ def read_circuit(path: Path) -> Circuit | None:
     try:
         return Circuit.from_json(text)
     except (ValueError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "not a circuit"
+        reason = first_line(error)
         raise ValueError(
             f"write_report: expected a circuit in '{path}', got one that does not read ({reason}); "
             "run again"
