@@ -10,6 +10,9 @@ Method: contrastive neuron attribution, arXiv 2605.12290.
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import torch
 
 from ._build import torch_version as _built_against
@@ -33,6 +36,14 @@ from .steering import SteeringVector, caa, caa_mlp, random_like
 from .sweep import SweepResult, sweep
 
 __version__: str = _core.version
+
+
+def __getattr__(name: str) -> Any:
+    """`cna.plots` on first use: matplotlib takes a while to import."""
+    if name == "plots":
+        return importlib.import_module(".plots", __name__)
+    raise AttributeError(f"module 'cna' has no attribute '{name}'")
+
 
 __all__ = [
     "Circuit",

@@ -17,7 +17,8 @@ namespace cna {
 using RecordSink =
     std::function<void(std::span<const int64_t> rows, const at::Tensor& activations)>;
 
-/// Streams the last token's activations of every prompt to `sink`.
+/// Streams the last token's activations of every prompt to `sink`; they are inference tensors, so
+/// copy them before changing them.
 /// @throws ValueError for bad prompts; Error naming prompt and layer for NaN or infinity.
 void record(Model& model, std::span<const TokenIds> prompts, Site site, const RunOptions& options,
             const RecordSink& sink);
