@@ -133,6 +133,9 @@ void Run::report(int64_t done, int64_t total) const {
 }
 
 std::vector<int64_t> dry_run(Model& model, int64_t rows, int64_t fresh, int64_t past) {
+  if (rows < 1 || fresh < 1 || past < 0)  // compiled code checks nothing
+    throw_value_error("dry_run: expected rows and new tokens, got {} x {} after {}; ask for some",
+                      rows, fresh, past);
   std::lock_guard lock(model.mutex());
   const ModelInfo& info = model.info();
   const auto longs = at::TensorOptions(at::kLong).device(info.device);

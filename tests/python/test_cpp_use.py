@@ -127,10 +127,13 @@ def test_the_blocks_of_readme_and_docs_run(tmp_path: Path, exports: Any) -> None
     names = write_blocks(tmp_path)
     main = (ROOT / "tests/docs_cpp/main.cpp").read_text("utf-8")
     assert names and [name for name in names if f"{name}::" not in main] == []
+    recipes = [body for page in PAGES for body in blocks(page, "cmake")]
+    assert len(recipes) == 1
+    (tmp_path / "blocks.cmake").write_text(recipes[0])
     (tmp_path / "smollm2-exported").symlink_to(exports("llama"))  # the names in the blocks
     (tmp_path / "smollm2-aoti").symlink_to(exports("llama", format="aoti"))
     folder = build(ROOT / "tests/docs_cpp", tmp_path / "build", cmake_dir(), f"-DBLOCKS={tmp_path}")
-    done = subprocess.run([folder / "docs_blocks"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([folder / "app"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
     model = cna.load(exports("llama"))
