@@ -1,6 +1,6 @@
 """GGUF files to fuzz with: tiny seeds, their mutations, and what must hold for every file.
 
-Used by `gguf_patcher.py` and by tests/python/test_fuzz_gguf.py.
+Used by `gguf_patcher.py` and by tests/python/ship/test_fuzz_gguf.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 import cna
 import gguf
 import numpy as np
-from cna.convert import load_control_vector
-from cna.convert.gguf_lora import open_gguf
+from cna.ship import load_control_vector
+from cna.ship.gguf_lora import open_gguf
 
 LAYERS, WIDTH, HIDDEN = 2, 32, 32
 NEURONS = [cna.Neuron(i % LAYERS, 5 * i, 1.0) for i in range(6)]

@@ -25,7 +25,7 @@ try:
 except ImportError:
     atheris = None
 
-with atheris.instrument_imports(["cna.convert", "gguf"]) if atheris else contextlib.nullcontext():
+with atheris.instrument_imports(["cna.ship", "gguf"]) if atheris else contextlib.nullcontext():
     import gguf_cases
 
 WORK = Path.cwd() / "gguf_work"

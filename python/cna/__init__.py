@@ -11,7 +11,7 @@ Method: contrastive neuron attribution, arXiv 2605.12290.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,25 +23,43 @@ if torch.__version__.split(".")[:2] != _built_against.split(".")[:2]:
         "pip install --no-build-isolation --force-reinstall --no-deps cna"
     )
 
-from . import _core, analysis, doctor, judges, prompts, tasks
+from . import _core, analysis, prompts
 from ._core import Circuit, Intervention, Neuron, Overlap, compare
-from .convert import Conversion, convert
-from .discovery import UniversalNeurons, discover, record, universal_neurons
-from .export import export
-from .live import live
-from .loading import load
-from .model import Model
-from .reproduce import Reproduction, reproduce
-from .steering import SteeringVector, caa, caa_mlp, random_like
-from .sweep import SweepResult, sweep
+from .base.names import PLACES, register
+from .circuits import (
+    SteeringVector,
+    UniversalNeurons,
+    caa,
+    caa_mlp,
+    discover,
+    random_like,
+    record,
+    universal_neurons,
+)
+from .hosts.export import export
+from .hosts.live import live
+from .hosts.loading import load
+from .hosts.model import Model
+from .measure.result import SweepResult
+from .measure.sweep import sweep
+from .paper import Reproduction, reproduce
+from .prompts import judges, tasks
+from .ship import Conversion, convert
+from .show import drawing
+
+if TYPE_CHECKING:
+    from .cli import doctor
+    from .show import plots as plots
 
 __version__: str = _core.version
+SweepResult.drawing = drawing  # measuring imports no drawing
+register()
 
 
 def __getattr__(name: str) -> Any:
-    """`cna.plots` on first use: matplotlib takes a while to import."""
-    if name == "plots":
-        return importlib.import_module(".plots", __name__)
+    """`cna.plots` and its like on first use: matplotlib takes a while to import."""
+    if name in PLACES:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module 'cna' has no attribute '{name}'")
 
 

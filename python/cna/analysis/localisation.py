@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from .._core import Circuit, compare
-from ..discovery import discover
-from ..display import frame_html, panel
-from ..model import Model, Prompts
+from ..base.html import frame_html, panel
+from ..circuits.discovery import discover
+from ..hosts.model import Model
+from ..hosts.tokens import Prompts
 
 
 def layer_table(circuit: Circuit) -> pd.DataFrame:

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..display import frame_html, panel
-from ..model import Model, Prompts
+from ..base.html import frame_html, panel
+from ..hosts.model import Model
+from ..hosts.tokens import Prompts
 from .recordings import (
     Floats,
     Recordings,

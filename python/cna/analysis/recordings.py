@@ -11,8 +11,10 @@ import numpy.typing as npt
 import torch
 
 from .._core import Circuit, Neuron
-from ..discovery import UniversalNeurons, record, universal_neurons
-from ..model import Model, Prompts
+from ..circuits.recording import record
+from ..circuits.universal import UniversalNeurons, universal_neurons
+from ..hosts.model import Model
+from ..hosts.tokens import Prompts
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

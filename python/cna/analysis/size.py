@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from .._core import Circuit
-from ..display import frame_html, panel
-from ..model import Model
-from ..tasks import Task
+from ..base.html import frame_html, panel
+from ..hosts.model import Model
+from ..prompts.tasks import Task
 from .recordings import check_count
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from .._core import Circuit
-from ..discovery import UniversalNeurons
-from ..display import frame_html, panel, rows_html
-from ..model import Model, Prompts
+from ..base.html import frame_html, panel, rows_html
+from ..circuits.universal import UniversalNeurons
+from ..hosts.model import Model
+from ..hosts.tokens import Prompts
 from .recordings import (
     Bools,
     Floats,

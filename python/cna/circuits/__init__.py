@@ -1,0 +1,21 @@
+"""Prompts in, neurons or vectors out."""
+
+from __future__ import annotations
+
+from .discovery import discover
+from .random_control import random_like
+from .recording import record
+from .universal import UniversalNeurons, universal_neurons
+from .vectors import SteeringVector, caa, caa_mlp, mean_difference
+
+__all__ = [
+    "SteeringVector",
+    "UniversalNeurons",
+    "caa",
+    "caa_mlp",
+    "discover",
+    "mean_difference",
+    "random_like",
+    "record",
+    "universal_neurons",
+]

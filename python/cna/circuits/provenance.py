@@ -1,0 +1,38 @@
+"""Provenance: what a circuit says about the prompts and the filter it came from."""
+
+from __future__ import annotations
+
+import hashlib
+
+from .. import _core
+from ..base.hashes import hash_of
+from ..hosts.model import Model
+from .universal import UniversalNeurons
+
+
+def with_prompt_provenance(
+    circuit: _core.Circuit,
+    model: Model,
+    sides: tuple[list[list[int]], list[list[int]]],
+    removed: UniversalNeurons | None,
+    chat: bool | None,
+) -> _core.Circuit:
+    """The circuit with the hashes of its prompts (token ids), chat template and universal filter."""
+    template = getattr(model.tokenizer, "chat_template", None) if model.uses_chat(chat) else None
+    return circuit.with_provenance(
+        prompt_hash=hash_of(*sides),
+        chat_template_sha256=(
+            hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
+        ),
+        universal_filter=(
+            None
+            if removed is None
+            else {
+                "prompts": removed.n_prompts,
+                "share": removed.share,
+                "top_fraction": removed.top_fraction,
+                "prompt_hash": removed.prompt_hash,
+                "neurons": len(removed),
+            }
+        ),
+    )

@@ -1,0 +1,136 @@
+"""Residual-stream steering (CAA), the method that neuron circuits are compared with.
+
+    v = mean of x over positive prompts - mean over negative ones, at the last token
+    x <- x + c * v while the model runs; a negative c removes the behaviour
+
+`caa` is the canonical form: the residual stream behind one layer (Rimsky et al. 2024). `caa_mlp` is
+the variant of the paper's authors: every layer's MLP output, all at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import _core
+from ..base.progress import bar
+from ..hosts.model import Model
+from ..hosts.tokens import Prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class SteeringVector:
+    """Directions added to activations: one layer's, or several layers' at once.
+
+    Attributes:
+        vectors: {layer: [hidden_size]}, float32.
+        site: "residual" or "mlp_output".
+        name: of the method, for tables.
+    """
+
+    vectors: Mapping[int, Tensor]
+    site: str = "residual"
+    name: str = "caa"
+
+    def __post_init__(self) -> None:
+        if not self.vectors:
+            raise ValueError(
+                "SteeringVector: expected at least one layer, got none; pass {layer: vector}"
+            )
+
+    def intervention(self, coefficients: Sequence[float]) -> _core.Intervention:
+        """x <- x + c * v at every layer of the vector, one arm per coefficient."""
+        out = _core.Intervention(len(coefficients))
+        for layer, vector in self.vectors.items():
+            out = out.then(_core.Intervention.add(self.site, layer, vector, list(coefficients)))
+        return out
+
+    def at(self, layer: int) -> SteeringVector:
+        """The same method at one layer only."""
+        if layer not in self.vectors:
+            raise IndexError(
+                f"SteeringVector.at: expected one of layers {sorted(self.vectors)}, got {layer}; "
+                "choose one of these"
+            )
+        return dataclasses.replace(self, vectors={layer: self.vectors[layer]})
+
+
+def mean_difference(
+    model: Model,
+    positive: Prompts,
+    negative: Prompts,
+    *,
+    site: str = "residual",
+    chat: bool | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Tensor:
+    """Mean activation over positive minus over negative prompts, float64 [n_layers, features]."""
+    ids = [model.tokenize(positive, chat), model.tokenize(negative, chat)]
+    sums = [torch.zeros(()), torch.zeros(())]
+    first_negative = len(ids[0])
+
+    def add(rows: list[int], activations: Tensor) -> None:
+        values = activations.to("cpu", torch.float64)
+        for side in (0, 1):
+            mine = [i for i, row in enumerate(rows) if (row >= first_negative) == bool(side)]
+            if mine:
+                sums[side] = sums[side] + values[mine].sum(0)
+
+    with bar("steering vectors", progress) as update:
+        model.core.record_stream(ids[0] + ids[1], site, add, batch_rows=batch_size, progress=update)
+    return sums[0] / len(ids[0]) - sums[1] / len(ids[1])
+
+
+def caa(
+    model: Model,
+    positive: Prompts,
+    negative: Prompts,
+    *,
+    layers: Sequence[int] | None = None,
+    chat: bool | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> SteeringVector:
+    """Canonical CAA vectors of the residual stream behind each layer.
+
+    Args:
+        layers: those to keep; all by default. Steer with one: `caa(...).at(20)`.
+    Source: Rimsky et al. 2024, arXiv 2312.06681.
+    """
+    delta = mean_difference(
+        model, positive, negative, chat=chat, batch_size=batch_size, progress=progress
+    )
+    wanted = range(model.n_layers) if layers is None else layers
+    for layer in wanted:
+        if not 0 <= layer < model.n_layers:
+            raise IndexError(
+                f"caa: expected layers below {model.n_layers}, got {layer}; count from 0"
+            )
+    return SteeringVector({i: delta[i].float() for i in wanted}, "residual", "caa")
+
+
+def caa_mlp(
+    model: Model,
+    positive: Prompts,
+    negative: Prompts,
+    *,
+    chat: bool | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> SteeringVector:
+    """The authors' variant of CAA: the MLP outputs of all layers, steered together."""
+    delta = mean_difference(
+        model,
+        positive,
+        negative,
+        site="mlp_output",
+        chat=chat,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    vectors = {i: delta[i].float() for i in range(model.n_layers)}
+    return SteeringVector(vectors, "mlp_output", "caa-mlp")

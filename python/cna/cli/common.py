@@ -1,0 +1,102 @@
+"""What the commands share: options, loading, prompts, files.
+
+Imports of cna are inside, so that `cna --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .. import _core
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def model_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that open a model."""
+    parser.add_argument(
+        "--model",
+        "-m",
+        default="smollm2",
+        help="smollm2, a Hugging Face id or folder, or an export",
+    )
+    parser.add_argument("--dtype", default=None, help="float32 (default), bfloat16 or float16")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+    parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
+    parser.add_argument("--batch-size", type=int, default=64, help="prompts per batch")
+
+
+def integers(text: str) -> list[int]:
+    try:
+        return [int(x) for x in text.split(",") if x.strip()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected layers such as 15,20, got '{text}'") from None
+
+
+def numbers(text: str) -> list[float]:
+    try:
+        return [float(x) for x in text.split(",") if x.strip()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as -1,0,1, got '{text}'") from None
+
+
+def together(run: Command) -> Command:
+    """Under torchrun, all processes join before a command and leave after it."""
+
+    def joined(args: argparse.Namespace) -> int:
+        from ..many import ranks
+
+        with ranks.group(args.command):
+            return run(args)
+
+    return joined
+
+
+def load_model(args: argparse.Namespace) -> Any:
+    from .. import load
+    from ..many import ranks
+
+    device = ranks.device_of_rank(args.device)
+
+    def open_model() -> Any:
+        return load(args.model, dtype=args.dtype, device=device, pattern=args.pattern)
+
+    return ranks.load_in_turn(open_model) if ranks.is_distributed() else open_model()
+
+
+def chat_of(args: argparse.Namespace, default: bool | None = None) -> bool | None:
+    return False if args.raw else default
+
+
+def prompts_of(text: str) -> list[str]:
+    """The prompts of a file, or those that a built-in task is measured on."""
+    from ..prompts import read_prompts, tasks
+
+    if not Path(text).exists() and text in tasks.names():
+        return read_prompts(tasks.load(text))
+    return read_prompts(text)
+
+
+def new_file(path: str, what: str) -> Path:
+    from ..base.files import require_folder
+
+    out = Path(path)
+    if out.is_dir():
+        raise ValueError(
+            f"{what}: expected a file name, got the folder '{path}'; name the file in it"
+        )
+    require_folder(out.parent, what)
+    return out
+
+
+def layer_lines(circuit: _core.Circuit, width: int = 40) -> list[str]:
+    """One line per layer that holds neurons, with a bar."""
+    most = max(circuit.layer_counts, default=0)
+    return [
+        f"  layer {layer:3d} {'█' * max(1, round(width * count / most))} {count}"
+        for layer, count in enumerate(circuit.layer_counts)
+        if count
+    ]

@@ -1,0 +1,67 @@
+"""`cna convert`: ships a circuit."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .common import integers
+
+TEXT = "Ship a circuit: fold it into weights, LoRA, GGUF and others."
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "circuit", help="circuit.json; for control-vector a task, whose CAA is written"
+    )
+    parser.add_argument(
+        "--format",
+        "-f",
+        default="hf",
+        choices=["hf", "peft", "gguf-lora", "gguf", "control-vector", "authors-json"],
+    )
+    parser.add_argument(
+        "--source", "-s", default="smollm2", help="the model: folder, id or GGUF file"
+    )
+    parser.add_argument("--multiplier", type=float, default=0.0, help="0 ablates, 1 is the model")
+    parser.add_argument("--out", "-o", required=True, help="file or folder to write")
+    parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
+    parser.add_argument(
+        "--layers", type=integers, help="of a control vector, e.g. 15,20; default: all"
+    )
+    parser.add_argument(
+        "--architecture", default="llama", help="llama.cpp's name, for a control vector"
+    )
+    parser.add_argument("--overwrite", action="store_true")
+
+
+def run(args: argparse.Namespace) -> int:
+    from .. import Circuit
+    from ..ship.conversion import convert
+
+    vectors = args.format == "control-vector"
+    done = convert(
+        _caa_vectors(args) if vectors else Circuit.load(args.circuit),
+        args.architecture if vectors else args.source,
+        args.out,
+        format=args.format,
+        multiplier=args.multiplier,
+        pattern=args.pattern,
+        overwrite=args.overwrite,
+        quiet=True,
+    )
+    print(f"wrote {done.path}")
+    for note in done.notes:
+        print(f"  {note}")
+    return 0
+
+
+def _caa_vectors(args: argparse.Namespace) -> Any:
+    """CAA vectors of a task's prompts, without that of layer 0, which llama.cpp cannot steer."""
+    from .. import caa, load
+    from ..prompts import tasks
+
+    task = tasks.load(args.circuit)
+    model = load(args.source, pattern=args.pattern)
+    layers = args.layers or range(1, model.n_layers)
+    return caa(model, task.positive, task.negative, layers=list(layers), chat=task.chat)

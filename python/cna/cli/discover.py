@@ -1,0 +1,80 @@
+"""`cna discover`: finds the circuit that tells two sets of prompts apart."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .common import chat_of, layer_lines, load_model, model_options, new_file, prompts_of, together
+
+TEXT = "Find the circuit that tells two sets of prompts apart."
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    model_options(parser)
+    parser.add_argument("--task", help="built-in task, or a .csv, .jsonl or folder of your own")
+    parser.add_argument("--positive", help="prompts with the behaviour: .txt, .csv or .jsonl")
+    parser.add_argument("--negative", help="prompts without it")
+    parser.add_argument("--out", "-o", default="circuit.json", help="file to write")
+    parser.add_argument("--fraction", type=float, default=0.001, help="of all neurons")
+    parser.add_argument(
+        "--k", type=int, default=None, help="number of neurons instead of a fraction"
+    )
+    parser.add_argument(
+        "--universal", default="default", help="default, none, or a file of prompts"
+    )
+    parser.add_argument(
+        "--ranking", default="mean_difference", choices=["mean_difference", "effect_size"]
+    )
+    parser.add_argument("--raw", action="store_true", help="no chat template")
+    parser.add_argument(
+        "--resume", help="folder that keeps what is finished; a stopped run goes on"
+    )
+
+
+@together
+def run(args: argparse.Namespace) -> int:
+    from .. import discover, universal_neurons
+    from ..many import discover_distributed, universal_neurons_distributed
+    from ..many.ranks import is_distributed
+    from ..prompts import tasks
+
+    chat = chat_of(args)
+    if args.task:
+        task = tasks.load(args.task)
+        positive, negative, chat = task.positive, task.negative, chat_of(args, task.chat)
+    elif args.positive and args.negative:
+        positive, negative = prompts_of(args.positive), prompts_of(args.negative)
+    else:
+        raise ValueError(
+            "discover: expected --task, or --positive and --negative, got neither; name a task or two "
+            "files of prompts"
+        )
+    out = new_file(args.out, "discover")
+    model = load_model(args)
+    universal: Any = None if args.universal == "none" else "default"
+    shared = bool(args.resume) or is_distributed()
+    if args.universal not in ("default", "none"):
+        count = universal_neurons_distributed if shared else universal_neurons
+        more = {"resume": args.resume} if shared else {}
+        prompts = prompts_of(args.universal)
+        universal = count(model, prompts, chat=chat, batch_size=args.batch_size, **more)
+    options = {
+        "fraction": args.fraction,
+        "k": args.k,
+        "universal": universal,
+        "chat": chat,
+        "ranking": args.ranking,
+        "batch_size": args.batch_size,
+    }
+    if shared:
+        circuit = discover_distributed(model, positive, negative, resume=args.resume, **options)
+    else:
+        circuit = discover(model, positive, negative, **options)
+    if circuit is None:  # rank 0 has it
+        return 0
+    circuit.save(out)
+    print(circuit)
+    print("\n".join(layer_lines(circuit)))
+    print(f"wrote {out}")
+    return 0

@@ -1,0 +1,41 @@
+"""`cna export`: writes a model for cna and C++."""
+
+from __future__ import annotations
+
+import argparse
+
+TEXT = "Export a Hugging Face model to a folder for cna and C++."
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", "-m", default="smollm2", help="smollm2, an id or a local folder")
+    parser.add_argument("--out", "-o", required=True, help="folder to write")
+    parser.add_argument("--dtype", default=None, help="float32 (default), bfloat16 or float16")
+    parser.add_argument(
+        "--format",
+        default="torchscript",
+        choices=["torchscript", "aoti"],
+        help="aoti is compiled for this machine",
+    )
+    parser.add_argument("--device", default="cpu", help="that aoti compiles for: cpu, cuda")
+    parser.add_argument("--id", default=None, help="name for provenance")
+    parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..hosts.devices import require_device
+    from ..hosts.export import export
+    from ..hosts.hugging_face import load_hf
+
+    require_device("export", args.device)
+    hf_model, tokenizer = load_hf(args.model, args.dtype)
+    path = export(
+        hf_model.to(args.device) if args.format == "aoti" else hf_model,
+        tokenizer,
+        args.out,
+        format=args.format,
+        model_id=args.id,
+        tap_pattern=args.pattern,
+    )
+    print(f"wrote {path}")
+    return 0

@@ -1,0 +1,53 @@
+"""`cna generate`: answers prompts, steered or not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from .common import chat_of, load_model, model_options, prompts_of
+
+TEXT = "Answer prompts, steered by a circuit if one is given."
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    model_options(parser)
+    parser.add_argument("prompt", nargs="*", help="prompts")
+    parser.add_argument("--prompts", help="file of prompts, or a built-in task")
+    parser.add_argument("--circuit", "-c", help="circuit.json")
+    parser.add_argument("--multiplier", type=float, default=0.0, help="0 ablates, 1 is the model")
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--raw", action="store_true", help="no chat template")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    from .. import Circuit
+
+    prompts = list(args.prompt or [])
+    if args.prompts:
+        prompts += prompts_of(args.prompts)
+    circuit = Circuit.load(args.circuit) if args.circuit else None
+    model = load_model(args)
+    options = {
+        "max_new_tokens": args.max_new_tokens,
+        "temperature": args.temperature,
+        "seed": args.seed,
+        "top_p": args.top_p,
+        "chat": chat_of(args),
+        "batch_size": args.batch_size,
+    }
+    if circuit is None:
+        answers = model.generate(prompts, **options)
+    else:
+        with model.steer(circuit, args.multiplier):
+            answers = model.generate(prompts, **options)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        if args.json:
+            print(json.dumps({"prompt": prompt, "answer": answer}, ensure_ascii=False))
+        else:
+            print(f"> {prompt}\n{answer.strip()}\n")
+    return 0

@@ -1,0 +1,30 @@
+"""`cna reproduce`: the paper's experiments."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+TEXT = "The paper's experiments: printed, logged and measured."
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", "-m", default="smollm2")
+    parser.add_argument("--base", default=None, help="the base model of the same family")
+    parser.add_argument("--jbb", default=None, help="your CSV in the JailbreakBench layout")
+    parser.add_argument("--benign", default=None, help="your benign prompts, as many")
+    parser.add_argument("--quick", action="store_true", help="few prompts")
+    parser.add_argument("--out", "-o", default="runs/reproduce")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..paper.experiments import main_reproduce
+
+    return main_reproduce(
+        args.model,
+        Path(args.out),
+        base=args.base,
+        quick=args.quick,
+        jbb=args.jbb,
+        benign=args.benign,
+    )

@@ -1,0 +1,70 @@
+"""`cna sweep`: measures strengths, controls and baselines on a task."""
+
+from __future__ import annotations
+
+import argparse
+
+from .common import load_model, model_options, numbers, together
+
+TEXT = "Measure strengths, controls and baselines on a task."
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    model_options(parser)
+    parser.add_argument("--task", default="capability-refusal")
+    parser.add_argument("--circuit", "-c", help="circuit.json (default: discover it)")
+    parser.add_argument("--multipliers", type=numbers, default=[-1.0, 0.0, 0.5, 1.0, 2.0])
+    parser.add_argument("--baselines", default="random,caa", help="random,caa,caa-mlp,no-filter")
+    parser.add_argument("--coefficients", type=numbers, default=[-1.0, -0.5, -0.25], help="of CAA")
+    parser.add_argument("--max-new-tokens", type=int, default=40)
+    parser.add_argument("--max-prompts", type=int, default=None)
+    parser.add_argument("--mmlu", help="folder or CSV in the MMLU layout")
+    parser.add_argument("--quiz-questions", type=int, default=60)
+    parser.add_argument("--allow-leak", action="store_true", help="accept shared prompts")
+    parser.add_argument(
+        "--out", "-o", default="runs/sweep", help="run folder; a stopped run goes on"
+    )
+
+
+@together
+def run(args: argparse.Namespace) -> int:
+    from .. import Circuit, discover, many
+    from ..many import ranks
+    from ..measure.sweep import sweep
+    from ..prompts import tasks
+    from ..prompts.quiz import read_quiz
+
+    task = tasks.load(args.task, allow_leak=args.allow_leak)
+    circuit = Circuit.load(args.circuit) if args.circuit else None
+    quiz = read_quiz(args.mmlu) if args.mmlu else None
+    model = load_model(args)
+    shared = ranks.is_distributed()
+    if circuit is None:
+        find = many.discover_distributed if shared else discover
+        circuit = find(
+            model, task.positive, task.negative, chat=task.chat, batch_size=args.batch_size
+        )
+        circuit = many.share_circuit(circuit)
+    run = many.sweep_distributed if shared else sweep
+    result = run(
+        model,
+        circuit,
+        task,
+        args.multipliers,
+        [b for b in args.baselines.split(",") if b],
+        caa_coefficients=args.coefficients,
+        max_new_tokens=args.max_new_tokens,
+        batch_size=args.batch_size,
+        max_prompts=args.max_prompts,
+        quiz=quiz,
+        quiz_questions=args.quiz_questions,
+        out=args.out,
+    )
+    if result is None:  # rank 0 has it
+        return 0
+    columns = ["method", "layer", "strength", "rate", "rate_low", "rate_high", "benign_rate"]
+    columns += ["quality", "kl", "perplexity", "accuracy", "p_value"]
+    shown = result.table[[c for c in columns if c in result.table]]
+    print(shown.to_string(index=False, float_format="%.3f", na_rep=""))
+    print(f"wrote {args.out}")
+    return 0

@@ -1,0 +1,1 @@
+"""A name or a module becomes a model with taps."""

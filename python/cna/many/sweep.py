@@ -1,0 +1,81 @@
+"""A sweep whose answers are shared out over all processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .. import _core
+from ..hosts.model import Model
+from ..hosts.shard import require_all_ranks
+from ..measure.answers import AnswerLog, answer_jobs
+from ..measure.plan import plan
+from ..measure.result import SweepResult
+from ..measure.sweep import sweep
+from ..prompts.tasks import Task
+from .ranks import group
+
+
+def sweep_distributed(
+    model: Model, circuit: _core.Circuit, task: Task, *args: Any, **kwargs: Any
+) -> SweepResult | None:
+    """As `cna.sweep`, the answers shared out over all processes; the result on rank 0.
+
+    Every rank calls it with the same arguments; `out`, a folder that all processes share, is needed.
+    Each rank appends its answers to `answers-<rank>.jsonl`; rank 0 merges them into `answers.jsonl`
+    and measures the rest. A killed run goes on from all of these files.
+
+    Raises:
+        ValueError: as `cna.sweep`, or no `out`.
+        RuntimeError: a rank was lost; the message names it.
+    """
+    require_all_ranks(model, "sweep")
+    if kwargs.get("out") is None:
+        raise ValueError(
+            "sweep: expected out= for a run of several processes, got none; name a folder that they "
+            "share"
+        )
+    folder = Path(kwargs["out"])
+    unused = ("kl_prompts", "perplexity", "quiz", "quiz_questions", "out")
+    todo = plan(model, circuit, task, *args, **{k: v for k, v in kwargs.items() if k not in unused})
+    batch = int(kwargs.get("batch_size", 64))
+    with group("sweep") as processes:
+        ids = {
+            name: model.tokenize(texts, task.chat) for name, texts in todo.prompts.items() if texts
+        }
+        jobs = [(arm, name, i) for arm in todo.arms for name in ids for i in range(len(ids[name]))]
+        missing: list[int] = []
+        if processes.rank == 0:
+            done = _merge_answers(folder, todo.fingerprint).done
+            missing = [j for j, (arm, name, i) in enumerate(jobs) if (arm.key, name, i) not in done]
+        missing = processes.share(missing)
+        rank = processes.rank
+        batches = [missing[i : i + batch] for i in range(0, len(missing), batch)]
+        mine = [jobs[j] for part in batches[rank :: processes.world] for j in part]
+        log = AnswerLog(folder / f"answers-{rank}.jsonl", todo.fingerprint)
+        answer_jobs(
+            model,
+            mine,
+            ids,
+            max_new_tokens=int(todo.settings["max_new_tokens"]),
+            batch_size=batch,
+            log=log,
+            progress=bool(kwargs.get("progress", True)) and rank == 0,
+        )
+        processes.wait()
+        if rank != 0:
+            return None
+        _merge_answers(folder, todo.fingerprint)
+    return sweep(model, circuit, task, *args, **kwargs)
+
+
+def _merge_answers(folder: Path, fingerprint: str) -> AnswerLog:
+    """Takes the answers of all ranks into answers.jsonl; their files go when it is on the disk."""
+    whole = AnswerLog(folder / "answers.jsonl", fingerprint)
+    for path in sorted(folder.glob("answers-*.jsonl")):
+        part = AnswerLog(path, fingerprint).done
+        new = [(key, tokens) for key, tokens in part.items() if key not in whole.done]
+        if new:
+            whole.add(new)
+        path.unlink()
+    return whole

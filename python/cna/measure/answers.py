@@ -1,0 +1,159 @@
+"""Answers of a sweep: batched over arms and prompts, kept in a file as they are finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from .. import _core
+from ..base.files import require_folder
+from ..base.progress import bar
+from ..hosts.model import Model
+from .arms import Arm
+
+
+class AnswerLog:
+    """Finished answers in a JSON-lines file; a line cut short by a kill is dropped on reading."""
+
+    def __init__(self, path: Path | None, fingerprint: str) -> None:
+        self.path = path
+        self.done: dict[tuple[str, str, int], list[int]] = {}
+        if path is None:
+            return
+        require_folder(path.parent, "sweep")
+        if path.exists():
+            self._read(path, fingerprint)
+        else:
+            self._append([json.dumps({"fingerprint": fingerprint})])
+
+    def _read(self, path: Path, fingerprint: str) -> None:
+        raw = path.read_bytes()
+        whole, _, rest = raw.rpartition(b"\n")
+        if rest:  # cut off in the middle of a line: keep what is whole
+            with path.open("r+b") as file:
+                file.truncate(len(whole) + 1 if whole else 0)
+        lines = whole.decode("utf-8").splitlines() if whole else []
+        if not lines:
+            self._append([json.dumps({"fingerprint": fingerprint})])
+            return
+        try:
+            head, *rows = [json.loads(line) for line in lines]
+            done = {(row["arm"], row["set"], row["index"]): row["tokens"] for row in rows}
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"sweep: expected finished answers in '{path}', got a damaged line; move the file away "
+                "to start anew"
+            ) from None
+        if not isinstance(head, dict) or head.get("fingerprint") != fingerprint:
+            raise ValueError(
+                f"sweep: expected '{path}' to belong to this run, got answers of another model, "
+                "circuit, task or setting; choose another folder"
+            )
+        self.done = done
+
+    def _append(self, lines: list[str]) -> None:
+        if self.path is None:
+            return
+        try:
+            with self.path.open("ab") as file:
+                file.write(("\n".join(lines) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RuntimeError(
+                f"sweep: expected to write '{self.path}', got {error.strerror}; free some space and "
+                "start again, finished answers are kept"
+            ) from None
+
+    def add(self, rows: Sequence[tuple[tuple[str, str, int], list[int]]]) -> None:
+        """Appends finished rows in one write."""
+        self._append(
+            [json.dumps({"arm": a, "set": s, "index": i, "tokens": t}) for (a, s, i), t in rows]
+        )
+        self.done.update(rows)
+
+
+def answer_jobs(
+    model: Model,
+    jobs: Sequence[tuple[Arm, str, int]],
+    ids: dict[str, list[list[int]]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    log: AnswerLog,
+    progress: bool = True,
+) -> None:
+    """Greedy answers of (arm, set, index) jobs, batch by batch into the log."""
+    with bar("sweep", progress, "answer") as update:
+        for start in range(0, len(jobs), batch_size):
+            chunk = jobs[start : start + batch_size]
+            chosen = list(dict.fromkeys(arm.key for arm, _, _ in chunk))
+            by_key = {arm.key: arm.intervention for arm, _, _ in chunk}
+            answers = model.core.generate(
+                [ids[name][i] for _, name, i in chunk],
+                max_new_tokens=max_new_tokens,
+                intervention=_core.Intervention.concat([by_key[k] for k in chosen]),
+                arms=[chosen.index(arm.key) for arm, _, _ in chunk],
+                batch_rows=batch_size,
+            )
+            log.add(
+                [((arm.key, name, i), a) for (arm, name, i), a in zip(chunk, answers, strict=True)]
+            )
+            if update:
+                update(start + len(chunk), len(jobs))
+
+
+def generate_answers(
+    model: Model,
+    arms: Sequence[Arm],
+    prompts: dict[str, list[str]],
+    *,
+    chat: bool | None,
+    max_new_tokens: int,
+    batch_size: int,
+    log: AnswerLog,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Greedy answers of every arm to every prompt, batched over both; finished ones are reused."""
+    ids = {name: model.tokenize(texts, chat) for name, texts in prompts.items() if texts}
+    jobs = [
+        (arm, name, i)
+        for arm in arms
+        for name in ids
+        for i in range(len(ids[name]))
+        if (arm.key, name, i) not in log.done
+    ]
+    answer_jobs(
+        model,
+        jobs,
+        ids,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        log=log,
+        progress=progress,
+    )
+    rows = []
+    for arm in arms:
+        for name in ids:
+            for i, prompt in enumerate(prompts[name]):
+                tokens = log.done[arm.key, name, i]
+                rows.append(
+                    {
+                        "method": arm.method,
+                        "layer": arm.layer,
+                        "strength": arm.strength,
+                        "arm": arm.key,
+                        "set": name,
+                        "index": i,
+                        "prompt": prompt,
+                        "answer": model.decode(tokens),
+                        "tokens": tokens,
+                    }
+                )
+    frame = pd.DataFrame(rows)
+    frame["layer"] = frame["layer"].astype("Int64")
+    return frame

@@ -1,0 +1,99 @@
+"""The plan of a sweep: which arms answer which prompts, and what the answers depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .. import _core
+from ..hosts.model import Model
+from ..prompts.tasks import Task
+from .arms import Arm, build_arms
+
+
+def _fingerprint(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a sweep answers: arms x prompts.
+
+    Attributes:
+        prompts: by set, "evaluation" and "benign".
+        fingerprint: of all that the answers depend on. Arms may be added to a run, so they are not
+            part of it.
+    """
+
+    arms: list[Arm]
+    prompts: dict[str, list[str]]
+    settings: dict[str, Any]
+    fingerprint: str
+
+
+def plan(
+    model: Model,
+    circuit: _core.Circuit,
+    task: Task,
+    multipliers: Sequence[float] = (-1.0, 0.0, 0.5, 1.0, 2.0),
+    baselines: Sequence[str] = ("random", "caa"),
+    *,
+    caa_layers: Sequence[int] | None = None,
+    caa_coefficients: Sequence[float] = (-1.0, -0.5, -0.25),
+    random_seeds: Sequence[int] = (0,),
+    max_new_tokens: int = 40,
+    batch_size: int = 64,
+    max_prompts: int | None = None,
+    arms: Sequence[Arm] | None = None,
+    progress: bool = True,
+) -> Plan:
+    """The arms, prompts and settings of a sweep; arguments and errors as there."""
+    cut = slice(None) if max_prompts is None else slice(0, max_prompts)
+    prompts = {"evaluation": task.evaluation[cut], "benign": task.benign[cut]}
+    chosen = build_arms(
+        model,
+        circuit,
+        task,
+        multipliers,
+        baselines,
+        caa_layers=caa_layers,
+        caa_coefficients=caa_coefficients,
+        random_seeds=random_seeds,
+        chat=task.chat,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    chosen += list(arms or [])
+    keys = [arm.key for arm in chosen]
+    if repeated := [key for i, key in enumerate(keys) if key in keys[:i]]:
+        raise ValueError(f"sweep: expected each arm once, got {repeated[0]} twice; drop one")
+    settings = {
+        "task": task.name,
+        "judge": task.judge.name,
+        "model_id": model.model_id,
+        "weights_hash": model.core.weights_hash,
+        "dtype": str(model.dtype)[6:],
+        "multipliers": sorted({1.0, *map(float, multipliers)}),
+        "baselines": list(baselines),
+        "caa_coefficients": list(caa_coefficients),
+        "max_new_tokens": max_new_tokens,
+        "n_evaluation": len(prompts["evaluation"]),
+        "n_benign": len(prompts["benign"]),
+        "versions": {"cna": _core.version, "torch": torch.__version__},
+    }
+    fingerprint = _fingerprint(
+        model.identity,
+        settings["dtype"],
+        [model.n_layers, model.width],
+        sorted((n.layer, n.index) for n in circuit.neurons),  # deltas may differ in the last bit
+        [task.positive, task.negative],  # CAA and the unfiltered circuit are made of these
+        prompts,
+        task.chat,
+        max_new_tokens,
+    )
+    return Plan(chosen, prompts, settings, fingerprint)

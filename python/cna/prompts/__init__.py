@@ -1,0 +1,9 @@
+"""What is asked, and how an answer is judged: readers, tasks, judges, a quiz."""
+
+from __future__ import annotations
+
+from . import judges, tasks
+from .quiz import Question, read_quiz
+from .readers import read_prompts, universal_prompts
+
+__all__ = ["Question", "judges", "read_prompts", "read_quiz", "tasks", "universal_prompts"]

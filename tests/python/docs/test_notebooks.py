@@ -1,0 +1,70 @@
+"""The example notebooks run from top to bottom, with small settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cna
+import pytest
+
+for _name in ("nbformat", "nbclient", "ipykernel"):
+    if importlib.util.find_spec(_name) is None:
+        pytest.skip(f"{_name} is not installed", allow_module_level=True)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import nbformat
+    from nbclient import NotebookClient
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb")) if EXAMPLES.is_dir() else []
+SECONDS = 60
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def test_notebooks_are_numbered_from_one() -> None:
+    assert [int(p.name[:2]) for p in NOTEBOOKS] == list(range(1, len(NOTEBOOKS) + 1))
+    assert len(NOTEBOOKS) >= 4
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_is_prose_and_short_cells(path: Path) -> None:
+    nb = read(path)
+    nbformat.validate(nb)
+    assert nb.cells[0].cell_type == "markdown"
+    assert nb.cells[0].source.startswith(f"# {int(path.name[:2])}. ")
+    cells = [c for c in nb.cells if c.cell_type == "code"]
+    assert max(len(c.source.splitlines()) for c in cells) <= 20
+    assert not [o for c in cells for o in c.outputs if o.output_type == "error"]
+
+
+@pytest.mark.smollm2
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_runs(
+    path: Path, smollm2: cna.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`smollm2` is asked for so that the export is made before the clock runs."""
+    monkeypatch.setenv("CNA_FAST", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    nb = read(path)
+    NotebookClient(
+        nb, timeout=5 * SECONDS, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    errors = [
+        output
+        for cell in nb.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "error"
+    ]
+    assert not errors

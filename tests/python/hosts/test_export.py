@@ -1,0 +1,189 @@
+"""Exported models give the numbers of the Hugging Face models they come from."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import cna
+import pytest
+import torch
+import transformers
+from conftest import (
+    FAMILIES,
+    IDS,
+    LONG,
+    PROMPTS,
+    SMALL,
+    hf_generate,
+    hf_record,
+    make_hf,
+    make_tokenizer,
+)
+
+LENGTHS = [1, 2, 5, 9, 23]  # beyond the sliding window of 6
+
+
+def prompts_of(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 256, (n,), generator=generator).tolist() for n in lengths]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_and_recordings_equal_eager(family: str, exports: Any) -> None:
+    hf, model = make_hf(family), cna.load(exports(family))
+    ids = prompts_of(LENGTHS)
+    with torch.inference_mode():
+        expected = torch.stack([hf(torch.tensor([p])).logits[0, -1] for p in ids])
+    scale = expected.abs().max()
+    for batch_size, share in [(1, False), (5, True)]:
+        got = model.logits(ids, batch_size=batch_size, share_prefix=share)
+        assert (got - expected).abs().max() <= 1e-4 * scale
+    plain = torch.from_numpy(hf_record(hf, ids, family))
+    batched = cna.record(model, ids)
+    assert (batched - plain).abs().max() <= 1e-4 * plain.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generation_with_cache_equals_hugging_face(family: str, exports: Any) -> None:
+    hf, model = make_hf(family), cna.load(exports(family))
+    ids = prompts_of([4, 9, 11], seed=1)
+    got = model.generate(ids, max_new_tokens=12, return_tokens=True)
+    assert got == [hf_generate(hf, prompt, 12) for prompt in ids]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("past", [0, 3, 8])
+def test_a_shared_prefix_of_any_length_changes_nothing(
+    family: str, past: int, exports: Any
+) -> None:
+    model = cna.load(exports(family))
+    head = prompts_of([past], seed=2)[0] if past else []
+    ids = [head + p for p in prompts_of([3, 7, 12], seed=3)]
+    apart = model.logits(ids, share_prefix=False, batch_size=1)
+    together = model.logits(ids, share_prefix=True)
+    assert (apart - together).abs().max() <= 1e-4 * apart.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_low_precision_exports_follow_eager(family: str, dtype: torch.dtype, exports: Any) -> None:
+    hf, model = make_hf(family, dtype), cna.load(exports(family, dtype))
+    assert model.dtype == dtype
+    ids = prompts_of(LENGTHS)
+    with torch.inference_mode():
+        expected = torch.stack([hf(torch.tensor([p])).logits[0, -1] for p in ids]).float()
+    assert (model.logits(ids) - expected).abs().max() <= 0.05 * expected.abs().max()
+    plain = torch.from_numpy(hf_record(hf, ids, family))
+    exact = cna.record(model, ids, batch_size=1, share_prefix=False)
+    assert (exact - plain).abs().max() <= 0.05 * plain.abs().max()
+
+
+def test_export_leaves_the_model_as_it_was(exports: Any) -> None:
+    hf = make_hf("llama")
+    assert hf.config._attn_implementation == "sdpa"
+    exports("llama")
+    assert hf.config._attn_implementation == "sdpa"
+    assert not hf.training
+
+
+def test_the_manifest_names_model_shape_and_weights(exports: Any) -> None:
+    model = cna.load(exports("qwen3"))
+    assert (model.n_layers, model.width, model.hidden_size) == (4, 64, 32)
+    assert model.model_id == "qwen3"
+    assert len(model.core.weights_hash) == 64
+    assert model.core.eos_ids == [IDS["eos_token_id"]]
+    assert all("down_proj" in site for site in model.core.neuron_sites)
+
+
+def test_every_family_has_a_residual_stream(exports: Any) -> None:
+    for family in FAMILIES:
+        hf, model = make_hf(family), cna.load(exports(family))
+        assert model.core.has_residual_sites, family
+        ids = prompts_of([7], seed=4)
+        with torch.inference_mode():
+            states = hf(torch.tensor(ids), output_hidden_states=True).hidden_states
+        # The last entry is normalised; those between are the stream after each layer.
+        expected = torch.stack([s[0, -1] for s in states[1:-1]])
+        got = cna.record(model, ids, site="residual")[0, :-1]
+        assert (got - expected).abs().max() <= 1e-4 * expected.abs().max(), family
+
+
+def test_mixture_of_experts_is_refused(tmp_path: Any) -> None:
+    config = transformers.MixtralConfig(
+        **SMALL, **IDS, **LONG, num_attention_heads=4, num_key_value_heads=2, num_local_experts=4
+    )
+    with pytest.raises(ValueError, match="mixture of 4 experts"):
+        cna.export(transformers.MixtralForCausalLM(config), None, tmp_path / "x")
+
+
+def test_encoder_decoder_is_refused(tmp_path: Any) -> None:
+    config = transformers.T5Config(
+        d_model=16, d_ff=32, num_layers=1, num_heads=2, d_kv=8, vocab_size=64
+    )
+    with pytest.raises(ValueError, match="encoder-decoder"):
+        cna.export(transformers.T5ForConditionalGeneration(config), None, tmp_path / "x")
+    with pytest.raises(ValueError, match="expected a transformers causal language model"):
+        cna.export(torch.nn.Linear(2, 2), None, tmp_path / "x")
+
+
+def test_a_failed_export_leaves_the_older_one(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = cna.export(make_hf("llama"), make_tokenizer(), tmp_path / "m")
+    before = (path / "manifest.json").read_bytes()
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["cna.hosts.export"], "file_sha256", full)
+    with pytest.raises(RuntimeError, match="No space left"):
+        cna.export(make_hf("llama"), make_tokenizer(), path)
+    assert (path / "manifest.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_export_refuses_a_folder_with_other_files(tmp_path: Any) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="got other files"):
+        cna.export(make_hf("llama"), None, tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_trace_made_elsewhere_can_be_recorded_and_steered(tmp_path: Any) -> None:
+    """A bare file: plain forward(ids) -> logits, no cache, no manifest."""
+
+    class Plain(torch.nn.Module):
+        def __init__(self, hf: Any) -> None:
+            super().__init__()
+            self.hf = hf
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.hf(ids, use_cache=False).logits
+
+    hf = make_hf("llama")
+    hf.set_attn_implementation("eager")
+    try:
+        with torch.no_grad(), sys.modules["cna.hosts.step"].quiet_tracing():
+            traced = torch.jit.trace(Plain(hf), torch.randint(0, 9, (1, 6)), check_trace=False)
+    finally:
+        hf.set_attn_implementation("sdpa")
+    traced.save(tmp_path / "plain.pt")
+    model = cna.load(tmp_path / "plain.pt")
+    ids = prompts_of([6, 6, 6])
+    plain = torch.from_numpy(hf_record(hf, ids))
+    got = cna.record(model, ids)
+    assert (got - plain).abs().max() <= 1e-4 * plain.abs().max()
+    circuit = cna.discover(model, ids[:2], ids[2:], k=5, universal=None)
+    with model.steer(circuit, 0.0):
+        steered = cna.record(model, ids)
+    assert all((steered[:, n.layer, n.index] == 0).all() for n in circuit)
+
+
+def test_prompts_pass_through_the_chat_template_with_one_bos(exports: Any) -> None:
+    model = cna.load(exports("llama"))
+    ids = model.tokenize(PROMPTS)
+    assert all(row.count(IDS["bos_token_id"]) == 1 and row[0] == 256 for row in ids)
+    assert model.tokenizer.decode(ids[0]).endswith("<assistant>")
+    raw = model.tokenize(PROMPTS, chat=False)
+    assert model.tokenizer.decode(raw[1]) == PROMPTS[1]

@@ -1,0 +1,303 @@
+"""Sweeps measure what they say: KL and perplexity against Hugging Face, CAA against NumPy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import cna
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cna import judges
+
+# The package's attribute of this name is the function.
+from cna.arms import neuron_arms, size_arms
+from cna.metrics import fixed_text, mean_interval, quiz_accuracy
+from cna.prompts import Question
+from cna.steering import caa, caa_mlp, mean_difference, random_like
+from cna.sweep import sweep
+from cna.tasks import Task
+from conftest import PROMPTS, down_projections
+
+EVALUATION = [f"Please do number {i}." for i in range(6)]
+BENIGN = [f"Say {word}." for word in ("one", "two", "three")]
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    judge = judges.CallableJudge("even", lambda answer: len(answer) % 2 == 0)
+    return Task("toy", "toy", PROMPTS[:4], PROMPTS[4:], EVALUATION, BENIGN, judge)
+
+
+@pytest.fixture(scope="module")
+def circuit(tiny: cna.Model) -> cna.Circuit:
+    return cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=12, universal=None)
+
+
+def scaled(hf: Any, circuit: cna.Circuit, m: float) -> list[Any]:
+    handles = []
+    for layer, module in enumerate(down_projections(hf)):
+        indices = [n.index for n in circuit if n.layer == layer]
+
+        def hook(_: Any, args: Any, indices: list[int] = indices) -> Any:
+            x = args[0].clone()
+            x[..., indices] *= m
+            return (x,)
+
+        handles.append(module.register_forward_pre_hook(hook))
+    return handles
+
+
+def log_probabilities(hf: Any, prompt: list[int], rest: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        logits = hf(torch.tensor([prompt + rest])).logits[0]
+    return logits[len(prompt) - 1 : -1].double().log_softmax(-1)
+
+
+def test_kl_and_likelihood_equal_hugging_face(
+    tiny: cna.Model, tiny_hf: Any, circuit: cna.Circuit
+) -> None:
+    prompts = tiny.tokenize(PROMPTS)
+    rest = [[(7 * i + j) % 250 for j in range(3 + i)] for i in range(len(prompts))]
+    arms = cna.Intervention.concat(
+        [cna.Intervention(1), cna.Intervention.scale(circuit, [0.0, -1.0])]
+    )
+    kl, likelihood = tiny.core.divergence(prompts, rest, intervention=arms)
+    for row, m in enumerate([1.0, 0.0, -1.0]):
+        for i, (prompt, answer) in enumerate(zip(prompts, rest, strict=True)):
+            base = log_probabilities(tiny_hf, prompt, answer)
+            handles = scaled(tiny_hf, circuit, m)
+            steered = log_probabilities(tiny_hf, prompt, answer)
+            for handle in handles:
+                handle.remove()
+            expected = (base.exp() * (base - steered)).sum(-1).mean()
+            assert kl[row, i] == pytest.approx(float(expected), abs=1e-4)
+            tokens = torch.tensor(answer)[:, None]
+            assert likelihood[row, i] == pytest.approx(
+                float(steered.gather(1, tokens).sum()), rel=1e-4, abs=1e-3
+            )
+    scores = tiny.core.log_likelihood(prompts, rest)
+    assert torch.allclose(scores, likelihood[0], rtol=1e-5, atol=1e-3)
+
+
+def test_perplexity_of_the_fixed_text_equals_hugging_face(tiny: cna.Model, tiny_hf: Any) -> None:
+    text = (Path(cna.__file__).parent / "prompts/data/fixed_text.txt").read_text()
+    total, tokens = 0.0, 0
+    for paragraph in text.split("\n\n"):
+        ids = tiny.tokenize([paragraph.strip()], chat=False)[0][:256]
+        rows = log_probabilities(tiny_hf, ids[:1], ids[1:])
+        total -= float(rows.gather(1, torch.tensor(ids[1:])[:, None]).sum())
+        tokens += len(ids) - 1
+    assert fixed_text(tiny, cna.Intervention(1))[0] == pytest.approx(
+        math.exp(total / tokens), rel=1e-3
+    )
+
+
+def test_the_quiz_ranks_choices_by_mean_log_probability(tiny: cna.Model, tiny_hf: Any) -> None:
+    quiz = [Question(f"What is {i}?", ("alpha", "be", "gamma ray", "d"), i % 4) for i in range(6)]
+    expected = []
+    for q in quiz:
+        prompt = tiny.tokenize([f"Question: {q.question}\nAnswer:"], chat=False)[0]
+        scores = []
+        for choice in q.choices:
+            ids = tiny.tokenizer(f" {choice}", add_special_tokens=False)["input_ids"]
+            rows = log_probabilities(tiny_hf, prompt, ids)
+            scores.append(float(rows.gather(1, torch.tensor(ids)[:, None]).mean()))
+        expected.append(int(np.argmax(scores)) == q.answer)
+    assert quiz_accuracy(tiny, None, quiz)[0].tolist() == expected
+
+
+def test_caa_is_the_mean_difference_of_hidden_states(tiny: cna.Model, tiny_hf: Any) -> None:
+    def states(prompts: list[str]) -> np.ndarray:
+        out = []
+        for ids in tiny.tokenize(prompts):
+            with torch.inference_mode():
+                hidden = tiny_hf(torch.tensor([ids]), output_hidden_states=True).hidden_states
+            out.append(np.stack([h[0, -1].double().numpy() for h in hidden[1:-1]]))
+        return np.stack(out)
+
+    expected = states(PROMPTS[:4]).mean(0) - states(PROMPTS[4:]).mean(0)
+    vectors = caa(tiny, PROMPTS[:4], PROMPTS[4:]).vectors
+    for layer in range(3):
+        a, b = vectors[layer].double().numpy(), expected[layer]
+        assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.9999
+        assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max()
+
+
+def test_the_authors_variant_uses_every_mlp_output(tiny: cna.Model, tiny_hf: Any) -> None:
+    outputs: list[list[np.ndarray]] = []
+    hooks = [
+        m.register_forward_hook(lambda _, __, out: outputs[-1].append(out[0, -1].double().numpy()))
+        for m in down_projections(tiny_hf)
+    ]
+    for ids in tiny.tokenize(PROMPTS):
+        outputs.append([])
+        with torch.inference_mode():
+            tiny_hf(torch.tensor([ids]))
+    for hook in hooks:
+        hook.remove()
+    rows = np.array(outputs)
+    expected = rows[:4].mean(0) - rows[4:].mean(0)
+    got = mean_difference(tiny, PROMPTS[:4], PROMPTS[4:], site="mlp_output").numpy()
+    assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+    vector = caa_mlp(tiny, PROMPTS[:4], PROMPTS[4:])
+    assert vector.name == "caa-mlp" and sorted(vector.vectors) == [0, 1, 2, 3]
+
+
+def test_random_neurons_match_the_circuit_layer_by_layer(circuit: cna.Circuit) -> None:
+    one, two = random_like(circuit, 1), random_like(circuit, 2)
+    assert one.layer_counts == circuit.layer_counts == two.layer_counts
+    assert len(one & circuit) == 0 and one.neurons != two.neurons
+    assert random_like(circuit, 1).neurons == one.neurons
+
+
+def test_a_sweep_gives_one_row_per_arm(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task, tmp_path: Path
+) -> None:
+    result = sweep(
+        tiny,
+        circuit,
+        task,
+        [0.0, 2.0],
+        ["random", "caa", "caa-mlp", "no-filter"],
+        caa_layers=[1, 2],
+        caa_coefficients=[-1.0],
+        max_new_tokens=6,
+        kl_prompts=3,
+        quiz_questions=4,
+        out=tmp_path / "run",
+        progress=False,
+    )
+    table = result.table
+    counts = table.method.value_counts().to_dict()
+    assert counts == {"cna": 3, "random": 2, "no-filter": 2, "caa": 2, "caa-mlp": 1}
+    assert set(table.n) == {6} and set(table.benign_n) == {3}
+    base = table[(table.method == "cna") & (table.strength == 1)].iloc[0]
+    assert base.kl == 0 and base.p_value == 1 and base.alpha == 0
+    assert (table[table.method == "cna"].alpha == 1 - table[table.method == "cna"].strength).all()
+    assert (table.rate_low <= table.rate).all() and (table.rate <= table.rate_high).all()
+    assert ((table.kl >= -1e-6) & np.isfinite(table.perplexity)).all()
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"circuit.json", "table.csv", "answers.csv", "run.json", "report.html"} <= names
+    assert (tmp_path / "run/figures/dose_response.png").stat().st_size > 5000
+    assert len(pd.read_csv(tmp_path / "run/table.csv")) == len(table)
+
+
+def test_sweep_answers_equal_one_run_per_strength(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task
+) -> None:
+    result = sweep(
+        tiny,
+        circuit,
+        task,
+        [0.0, -1.0],
+        [],
+        max_new_tokens=6,
+        kl_prompts=0,
+        perplexity=False,
+        quiz_questions=0,
+        progress=False,
+    )
+    for m in (0.0, -1.0, 1.0):
+        with tiny.steer(circuit, m):
+            expected = tiny.generate(EVALUATION, max_new_tokens=6)
+        rows = result.answers
+        rows = rows[(rows.strength == m) & (rows.set == "evaluation")].sort_values("index")
+        assert list(rows.answer) == expected
+        assert list(rows.hit) == [len(a) % 2 == 0 for a in expected]
+
+
+def test_a_cut_answer_file_goes_on_where_it_stopped(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "max_new_tokens": 5,
+        "kl_prompts": 0,
+        "perplexity": False,
+        "quiz_questions": 0,
+        "progress": False,
+        "batch_size": 4,
+    }
+    whole = sweep(tiny, circuit, task, [0.0], ["random"], out=tmp_path / "a", **options)
+    raw = (tmp_path / "a/answers.jsonl").read_bytes()
+    for cut in (0, 10, len(raw) // 3, len(raw) - 5, len(raw)):
+        folder = tmp_path / f"cut{cut}"
+        folder.mkdir()
+        (folder / "answers.jsonl").write_bytes(raw[:cut])
+        again = sweep(tiny, circuit, task, [0.0], ["random"], out=folder, **options)
+        pd.testing.assert_frame_equal(again.table, whole.table)
+        lines = (folder / "answers.jsonl").read_text().splitlines()
+        assert all(json.loads(line) for line in lines) and len(lines) == 1 + 3 * 9
+
+
+def test_a_folder_of_another_run_is_refused(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"kl_prompts": 0, "perplexity": False, "quiz_questions": 0}
+    sweep(tiny, circuit, task, [0.0], [], max_new_tokens=3, out=tmp_path, **options)
+    with pytest.raises(ValueError, match="belong to this run"):
+        sweep(tiny, circuit, task, [0.0], [], max_new_tokens=4, out=tmp_path, **options)
+
+
+def test_unknown_baselines_and_strengths_are_refused(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task
+) -> None:
+    with pytest.raises(ValueError, match="expected baselines among"):
+        sweep(tiny, circuit, task, [0.0], ["magic"])
+    with pytest.raises(ValueError, match="finite multipliers"):
+        sweep(tiny, circuit, task, [float("nan")], [])
+    with pytest.raises(ValueError, match="each arm once"):
+        sweep(tiny, circuit, task, [0.0], [], arms=neuron_arms("cna", circuit, [0.0]))
+
+
+def test_size_arms_nest(tiny: cna.Model, task: Task) -> None:
+    arms = size_arms(tiny, task, [2, 8], universal=None)
+    assert [a.method for a in arms] == ["k=2", "k=8"]
+    assert all(a.strength == 0.0 for a in arms)
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    from scipy import stats
+
+    x = [0.2, 0.5, 0.9, 0.4]
+    low, high = mean_interval(x)
+    expected = stats.t.interval(0.95, 3, loc=np.mean(x), scale=stats.sem(x))
+    assert (low, high) == pytest.approx(expected)
+    assert all(math.isnan(v) for v in mean_interval([1.0]))
+
+
+def test_a_resumed_run_takes_no_answer_of_another_arm(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"kl_prompts": 0, "perplexity": False, "quiz_questions": 0}
+    options |= {"max_new_tokens": 5, "progress": False}
+    for seed in (0, 1):
+        again = sweep(tiny, circuit, task, [0.0], random_seeds=[seed], out=tmp_path, **options)
+        fresh = sweep(tiny, circuit, task, [0.0], random_seeds=[seed], **options)
+        assert list(again.answers.answer) == list(fresh.answers.answer)
+    other = dataclasses.replace(task, positive=task.positive[:2])
+    with pytest.raises(ValueError, match="belong to this run"):
+        sweep(tiny, circuit, other, [0.0], out=tmp_path, **options)
+    same = cna.Circuit(
+        circuit.shape, [cna.Neuron(n.layer, n.index, n.delta * 1.5) for n in circuit]
+    )
+    sweep(tiny, same, task, [0.0], out=tmp_path, **options)
+    with pytest.raises(ValueError, match="each arm once"):
+        sweep(tiny, circuit, task, [0.1, 0.1 + 1e-17], arms=neuron_arms("cna", circuit, [0.1]))
+
+
+def test_a_damaged_line_and_a_folder_that_cannot_be_are_named(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/answers.jsonl").write_text('{"fingerprint": "x"}\n{"arm": \n')
+    with pytest.raises(ValueError, match="damaged line"):
+        sweep(tiny, circuit, task, [0.0], [], out=tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RuntimeError, match="sweep: expected to write"):
+        sweep(tiny, circuit, task, [0.0], [], out=tmp_path / "file" / "run")
