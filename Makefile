@@ -46,6 +46,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check python tests benchmarks fuzz
 	$(BIN)/ruff format --check python tests benchmarks fuzz
 	$(BIN)/mypy
+	PYTHONPATH=python $(BIN)/lint-imports
 	git ls-files '*.hpp' '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/.ready
