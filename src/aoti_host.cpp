@@ -1,12 +1,14 @@
 #include <ATen/ATen.h>
 #include <ATen/Version.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/version.h>
 
-#include "checked_manifest.hpp"
+#include "archive.hpp"
 #include "cna/error.hpp"
 #include "cna/torch/host.hpp"
-#include "torch_message.hpp"
+#include "cna/torch/tap.hpp"
+#include "step_error.hpp"
 
 namespace cna {
 namespace {
@@ -18,7 +20,7 @@ class AotiHost final : public Host {
   AotiHost(std::unique_ptr<AOTIModelPackageLoader> package, ModelInfo info)
       : package_(std::move(package)) {
     info_ = std::move(info);
-    taps_ = c10::make_intrusive<Taps>(info_.shape.layers);
+    taps_ = std::make_shared<Taps>(info_.shape.layers);
   }
 
   at::Tensor logits(const Step& step) override {
@@ -28,6 +30,9 @@ class AotiHost final : public Host {
       inputs.push_back(t.contiguous());
     inputs.insert(inputs.end(), step.cache.begin(), step.cache.end());
     const TapScope scope(*taps_);
+    // The package runs on the current device's stream.
+    const c10::OptionalDeviceGuard guard(info_.device.is_cpu() ? std::nullopt
+                                                               : std::optional(info_.device));
     taps_->stopped = nullptr;
     at::Tensor out;
     try {
@@ -45,7 +50,8 @@ class AotiHost final : public Host {
     return out;
   }
 
-  void run_to_last_tap(const Step& step) override { logits(step); }
+  void run_to_last_tap(const Step& step) override { (void)logits(step); }
+  [[nodiscard]] Taps& taps() override { return *taps_; }
 
   void to(c10::Device device) override {
     const bool same =
@@ -61,6 +67,7 @@ class AotiHost final : public Host {
 
  private:
   std::unique_ptr<AOTIModelPackageLoader> package_;
+  std::shared_ptr<Taps> taps_;
 };
 
 std::string minor_version(const std::string& version) {

@@ -218,10 +218,6 @@ class TemporaryFile {
 
 }  // namespace
 
-std::string json_string(std::string_view text) {
-  return Json(text).dump(-1, ' ', true, Json::error_handler_t::replace);
-}
-
 std::string to_json(const Circuit& circuit) {
   Json neurons = Json::array();
   for (const Neuron& neuron : circuit.neurons()) {

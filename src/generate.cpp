@@ -7,6 +7,7 @@
 #include <random>
 
 #include "cna/error.hpp"
+#include "run.hpp"
 
 namespace cna {
 namespace {

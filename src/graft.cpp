@@ -10,6 +10,7 @@
 #include <set>
 
 #include "cna/error.hpp"
+#include "taps_handle.hpp"
 
 namespace cna {
 namespace {
@@ -221,7 +222,7 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
   if (sites.empty()) {
     throw_value_error(
         "graft: expected a down projection that matches '{}', found none; the model's linear "
-        "modules are {}: pass pattern= for the one that leaves the MLP",
+        "modules are {}: pass as pattern the one that leaves the MLP",
         pattern, closest_names(linears, pattern));
   }
   for (const Linear& site : sites) {
@@ -238,7 +239,7 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
   out.dtype = sites[0].dtype;
 
   jit::Value* taps = graph.insertInput(1, "taps");
-  taps->setType(c10::getCustomClassType<c10::intrusive_ptr<Taps>>());
+  taps->setType(c10::getCustomClassType<c10::intrusive_ptr<TapsHandle>>());
   const auto slot = [&](Site site, int64_t layer) {
     return static_cast<int64_t>(site) * out.layers + layer;
   };

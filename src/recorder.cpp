@@ -2,27 +2,128 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "cna/error.hpp"
+#include "cna/torch/tap.hpp"
+#include "run.hpp"
 
 namespace cna {
 namespace {
 
-void require_finite(const at::Tensor& activations, std::span<const int64_t> rows) {
-  const at::Tensor finite = activations.isfinite();
-  if (finite.all().item<bool>()) return;
-  const at::Tensor where = finite.logical_not().nonzero()[0].to(at::kCPU);
+/// One layer of a batch as its accumulators get it.
+struct Recorded {
+  Site site;
+  int64_t layer;
+  at::Tensor activations;
+};
+
+void require_finite(const std::vector<Recorded>& parts, std::span<const int64_t> rows) {
+  std::vector<at::Tensor> finite;  // one read of the device for the whole batch
+  for (const Recorded& part : parts) finite.push_back(part.activations.isfinite().all(1));
+  const at::Tensor good = at::stack(finite).to(at::kCPU);  // [parts, rows]
+  if (good.all().item<bool>()) return;
+  // The first prompt that went wrong, and the first layer where it did.
+  const at::Tensor first = good.logical_not().t().nonzero()[0];
   throw_error(
       "record: expected finite activations, got NaN or infinity at prompt {}, layer {}; use a "
       "wider dtype (float32 or bfloat16)",
-      rows[static_cast<size_t>(where[0].item<int64_t>())], where[1].item<int64_t>());
+      rows[static_cast<size_t>(first[0].item<int64_t>())],
+      parts[static_cast<size_t>(first[1].item<int64_t>())].layer);
+}
+
+/// Runs one batch; the recordings of all wanted sites, by site, then layer.
+std::vector<Recorded> run_batch(Run& run, const Batch& batch, std::span<const Site> sites) {
+  const auto rows = static_cast<int64_t>(batch.rows.size());
+  const at::Tensor last = at::full({1}, batch.ids.size(1) - 1, batch.ids.options());
+  const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), last);
+  Taps& taps = run.host().taps();
+  taps.record(sites);
+  if (std::all_of(sites.begin(), sites.end(), [](Site s) { return s == Site::neuron; }))
+    run.host().run_to_last_tap(step);
+  else
+    (void)run.host().logits(step);
+  std::vector<at::Tensor> slots = taps.take_recorded();
+  taps.record({});
+  std::vector<Recorded> out;
+  for (const Site site : sites) {
+    for (int64_t layer = 0; layer < run.info().shape.layers; ++layer) {
+      const at::Tensor activations = std::move(slots[static_cast<size_t>(taps.slot(site, layer))]);
+      if (!activations.defined())
+        throw_error(
+            "record: expected a tap in every layer, got none in layer {}; check the pattern",
+            layer);
+      if (activations.size(0) != rows || activations.size(1) != run.info().features(site))
+        throw_error(
+            "record: expected activations of {} prompts x {} features, got {} x {}; this "
+            "architecture lays them out in another way, run it as a live model",
+            rows, run.info().features(site), activations.size(0), activations.size(1));
+      out.push_back({site, layer, activations.to(run.info().device, at::kFloat)});
+    }
+  }
+  return out;
+}
+
+/// Puts the layers of a batch together for a sink that wants them all.
+class Together {
+ public:
+  explicit Together(const RecordSink& sink) : sink_(sink) {}
+
+  void add(int64_t /*layer*/, std::span<const int64_t> prompts, const at::Tensor& activations) {
+    prompts_.assign(prompts.begin(), prompts.end());
+    layers_.push_back(activations);
+  }
+  void end_batch() {
+    sink_(prompts_, at::stack(layers_, 1));
+    layers_.clear();
+  }
+
+ private:
+  const RecordSink& sink_;
+  std::vector<int64_t> prompts_;
+  std::vector<at::Tensor> layers_;
+};
+
+/// Writes recordings to their places in one tensor on the CPU.
+class Everything {
+ public:
+  explicit Everything(at::Tensor out) : out_(std::move(out)) {}
+
+  void add(int64_t layer, std::span<const int64_t> prompts, const at::Tensor& activations) {
+    const at::Tensor index =
+        at::tensor(at::ArrayRef<int64_t>(prompts.data(), prompts.size()), at::kLong);
+    out_.select(1, layer).index_copy_(0, index, activations.to(at::kCPU));
+  }
+  void end_batch() {}
+
+ private:
+  at::Tensor out_;  // [prompts, layers, features]
+};
+
+template <class A>
+void record_at(Model& model, std::span<const TokenIds> prompts, Site site,
+               const RunOptions& options, A& accumulator) {
+  switch (site) {
+    case Site::neuron:
+      return record(model, prompts, options, at<Site::neuron>(accumulator));
+    case Site::mlp_output:
+      return record(model, prompts, options, at<Site::mlp_output>(accumulator));
+    case Site::residual:
+      return record(model, prompts, options, at<Site::residual>(accumulator));
+  }
 }
 
 }  // namespace
 
-void record(Model& model, std::span<const TokenIds> prompts, Site site, const RunOptions& options,
-            const RecordSink& sink) {
+namespace detail {
+
+void record_layers(Model& model, std::span<const TokenIds> prompts, std::span<const Site> wanted,
+                   const RunOptions& options, LayerSink& sink) {
   Run run("record", model, prompts, options);
-  if (site == Site::residual && !run.info().residual_sites)
+  std::vector<Site> sites(wanted.begin(), wanted.end());
+  std::sort(sites.begin(), sites.end());
+  sites.erase(std::unique(sites.begin(), sites.end()), sites.end());
+  if (sites.back() == Site::residual && !run.info().residual_sites)
     throw_value_error(
         "record: expected a model whose residual stream was found, got one where it was "
         "not; record site 'mlp_output' instead");
@@ -31,49 +132,33 @@ void record(Model& model, std::span<const TokenIds> prompts, Site site, const Ru
   for (const Batch& batch : run.batches()) {
     run.report(done, static_cast<int64_t>(prompts.size()));
     run.steer(batch.rows);
-    const at::Tensor last = at::full({1}, batch.ids.size(1) - 1, batch.ids.options());
-    const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), last);
-    Taps& taps = run.host().taps();
-    taps.record(site);
-    if (site == Site::neuron)
-      run.host().run_to_last_tap(step);
-    else
-      run.host().logits(step);
-    std::vector<at::Tensor> layers = taps.take_recorded();
-    for (size_t layer = 0; layer < layers.size(); ++layer) {
-      if (!layers[layer].defined())
-        throw_error(
-            "record: expected a tap in every layer, got none in layer {}; check the pattern",
-            layer);
-      layers[layer] = layers[layer].to(run.info().device);
+    std::vector<Recorded> parts = run_batch(run, batch, sites);
+    require_finite(parts, batch.rows);
+    for (Recorded& part : parts) {
+      sink.take(part.site, part.layer, batch.rows, part.activations);
+      part.activations = at::Tensor();  // no layer stays longer than it is needed
     }
-    const at::Tensor activations = at::stack(layers, 1).to(at::kFloat);
-    taps.record(std::nullopt);
-    const int64_t features = site == Site::neuron ? run.info().shape.width : run.info().hidden;
-    if (activations.size(0) != static_cast<int64_t>(batch.rows.size()) ||
-        activations.size(2) != features)
-      throw_error(
-          "record: expected activations of {} prompts x {} features, got {} x {}; this "
-          "architecture lays them out in another way, run it with cna.live",
-          batch.rows.size(), features, activations.size(0), activations.size(2));
-    require_finite(activations, batch.rows);
-    sink(batch.rows, activations);
+    sink.end_batch();
     done += static_cast<int64_t>(batch.rows.size());
   }
   run.report(done, static_cast<int64_t>(prompts.size()));
 }
 
+}  // namespace detail
+
+void record(Model& model, std::span<const TokenIds> prompts, Site site, const RunOptions& options,
+            const RecordSink& sink) {
+  Together together(sink);
+  record_at(model, prompts, site, options, together);
+}
+
 at::Tensor record_all(Model& model, std::span<const TokenIds> prompts, Site site,
                       const RunOptions& options) {
   const ModelInfo& info = model.info();
-  at::Tensor out = at::empty({static_cast<int64_t>(prompts.size()), info.shape.layers,
-                              site == Site::neuron ? info.shape.width : info.hidden},
-                             at::kFloat);
-  record(
-      model, prompts, site, options, [&](std::span<const int64_t> rows, const at::Tensor& batch) {
-        out.index_copy_(0, at::tensor(at::ArrayRef<int64_t>(rows.data(), rows.size()), at::kLong),
-                        batch.to(at::kCPU));
-      });
+  at::Tensor out = at::empty(
+      {static_cast<int64_t>(prompts.size()), info.shape.layers, info.features(site)}, at::kFloat);
+  Everything everything(out);
+  record_at(model, prompts, site, options, everything);
   return out;
 }
 

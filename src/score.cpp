@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "cna/error.hpp"
+#include "run.hpp"
 
 namespace cna {
 namespace {
@@ -54,7 +55,8 @@ void for_each_batch(const char* function, Model& model, std::span<const TokenIds
     // The token before a continuation predicts its first one; a shared prefix may hold it.
     if (longest >= fresh)
       throw_error(
-          "{}: expected prompts beyond their common prefix, got none; pass share_prefix=False",
+          "{}: expected prompts beyond their common prefix, got none; set RunOptions::share_prefix "
+          "to false",
           function);
     const at::Tensor keep = at::arange(fresh - 1 - longest, fresh - 1, batch.ids.options());
     const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), keep);

@@ -5,11 +5,12 @@
 #include <tuple>
 #include <unordered_map>
 
-#include "checked_manifest.hpp"
+#include "archive.hpp"
 #include "cna/error.hpp"
 #include "cna/torch/graft.hpp"
 #include "cna/torch/host.hpp"
-#include "torch_message.hpp"
+#include "step_error.hpp"
+#include "taps_handle.hpp"
 
 namespace cna {
 namespace {
@@ -20,7 +21,7 @@ class TorchScriptHost final : public Host {
  public:
   TorchScriptHost(jit::Module module, Grafted graph, bool exported)
       : module_(std::move(module)), graph_(std::move(graph)), exported_(exported) {
-    taps_ = c10::make_intrusive<Taps>(graph_.layers);
+    handle_ = c10::make_intrusive<TapsHandle>(graph_.layers);
     info_.shape = {graph_.layers, graph_.width};
     info_.hidden = graph_.hidden;
     info_.dtype = graph_.dtype;
@@ -30,6 +31,7 @@ class TorchScriptHost final : public Host {
   }
 
   ModelInfo& editable_info() { return info_; }
+  [[nodiscard]] Taps& taps() override { return *handle_->taps; }
 
   at::Tensor logits(const Step& step) override {
     c10::IValue result = run(forward_, step);
@@ -86,20 +88,21 @@ class TorchScriptHost final : public Host {
   }
 
   c10::IValue run(const jit::Code& code, const Step& step) {
-    jit::Stack stack{module_._ivalue(), taps_, step.ids};
+    jit::Stack stack{module_._ivalue(), handle_, step.ids};
     if (exported_) {
       stack.insert(stack.end(), {step.mask, step.positions, step.keep});
       stack.insert(stack.end(), step.cache.begin(), step.cache.end());
     } else if (code.num_inputs() > 3) {
       stack.emplace_back(step.mask);
     }
-    taps_->stopped = nullptr;
+    handle_->taps->stopped = nullptr;
     try {
       c10::InferenceMode guard;
       jit::InterpreterState(code).run(stack);
     } catch (const std::exception& error) {
       // The interpreter rethrows everything as runtime_error; the tap kept the original.
-      if (auto stopped = std::exchange(taps_->stopped, nullptr)) std::rethrow_exception(stopped);
+      if (auto stopped = std::exchange(handle_->taps->stopped, nullptr))
+        std::rethrow_exception(stopped);
       throw_step_error(step, error);
     }
     return std::move(stack.back());
@@ -108,13 +111,14 @@ class TorchScriptHost final : public Host {
   jit::Module module_;
   Grafted graph_;
   bool exported_;
+  c10::intrusive_ptr<TapsHandle> handle_;
   jit::Code forward_, record_;
 };
 
 jit::Module load_archive(const std::filesystem::path& file) {
   if (!std::filesystem::exists(file)) {
-    throw_error("load: expected a model file, found nothing at '{}'; check the path",
-                file.string());
+    throw_as<FileNotFound>("load: expected a model file, found nothing at '{}'; check the path",
+                           file.string());
   }
   try {
     jit::Module module = jit::load(file.string(), c10::kCPU);

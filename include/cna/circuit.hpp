@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
-#include <map>
 #include <numbers>
 #include <string>
 #include <string_view>
@@ -19,12 +18,10 @@
 
 #include "cna/error.hpp"
 #include "cna/neuron.hpp"
+#include "cna/provenance.hpp"
 #include "cna/statistics.hpp"
 
 namespace cna {
-
-/// What a circuit was found with: names to values, each value written as JSON ("\"smollm2\"", "8").
-using Provenance = std::map<std::string, std::string>;
 
 class Circuit {
  public:
@@ -134,9 +131,6 @@ struct Overlap {
 
 /// Compares the places of two circuits, not their deltas; throws ValueError if the shapes differ.
 [[nodiscard]] inline Overlap compare(const Circuit& a, const Circuit& b);
-
-/// `text` as a JSON string, for a provenance value; bytes that are not UTF-8 become U+FFFD.
-[[nodiscard]] std::string json_string(std::string_view text);
 
 /// The circuit as JSON on one line. Throws ValueError if a provenance value is not JSON.
 [[nodiscard]] std::string to_json(const Circuit& circuit);

@@ -1,6 +1,9 @@
 /// The exceptions cna throws, and one helper per exception that formats its message.
 ///
-/// Every message has the form `function: what was expected, what came; what to do` on one line.
+///   Error <- ValueError, IndexError, FileNotFound, OutOfMemory, Interrupted
+///
+/// `catch (const cna::Error&)` therefore catches all of them. Every message has the form
+/// `function: what was expected, what came; what to do` on one line.
 #pragma once
 
 #include <fmt/format.h>
@@ -8,50 +11,69 @@
 #include <stdexcept>
 #include <utility>
 
+#include "cna/export.hpp"
+
 namespace cna {
 
-/// Something outside the caller's arguments failed: a file, a device, a model. Python:
-/// RuntimeError.
-class Error : public std::runtime_error {
+/// The root; thrown itself where a file, a device or a model fails. Python: RuntimeError.
+class CNA_API Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
 /// An argument has a value that makes no sense. Python: ValueError.
-class ValueError : public std::invalid_argument {
+class CNA_API ValueError : public Error {
  public:
-  using std::invalid_argument::invalid_argument;
+  using Error::Error;
 };
 
 /// A layer, neuron or token lies outside its range. Python: IndexError.
-class IndexError : public std::out_of_range {
+class CNA_API IndexError : public Error {
  public:
-  using std::out_of_range::out_of_range;
+  using Error::Error;
 };
 
-/// The caller asked a long computation to stop, for instance with Ctrl-C. Python:
-/// KeyboardInterrupt.
-class Interrupted : public std::runtime_error {
+/// A file or folder that the caller named does not exist. Python: FileNotFoundError.
+class CNA_API FileNotFound : public Error {
  public:
-  using std::runtime_error::runtime_error;
+  using Error::Error;
 };
+
+/// A device has no room for a step; fewer rows at once may fit. Python: MemoryError.
+class CNA_API OutOfMemory : public Error {
+ public:
+  using Error::Error;
+};
+
+/// The caller asked a long computation to stop, for instance with Ctrl-C: `RunOptions::poll` throws
+/// it. Python: KeyboardInterrupt.
+class CNA_API Interrupted : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Throws `Exception` with a formatted message.
+template <class Exception, class... Args>
+[[noreturn]] void throw_as(fmt::format_string<Args...> format, Args&&... args) {
+  throw Exception(fmt::format(format, std::forward<Args>(args)...));
+}
 
 /// Throws Error with a formatted message.
 template <class... Args>
 [[noreturn]] void throw_error(fmt::format_string<Args...> format, Args&&... args) {
-  throw Error(fmt::format(format, std::forward<Args>(args)...));
+  throw_as<Error>(format, std::forward<Args>(args)...);
 }
 
 /// Throws ValueError with a formatted message.
 template <class... Args>
 [[noreturn]] void throw_value_error(fmt::format_string<Args...> format, Args&&... args) {
-  throw ValueError(fmt::format(format, std::forward<Args>(args)...));
+  throw_as<ValueError>(format, std::forward<Args>(args)...);
 }
 
 /// Throws IndexError with a formatted message.
 template <class... Args>
 [[noreturn]] void throw_index_error(fmt::format_string<Args...> format, Args&&... args) {
-  throw IndexError(fmt::format(format, std::forward<Args>(args)...));
+  throw_as<IndexError>(format, std::forward<Args>(args)...);
 }
 
 }  // namespace cna

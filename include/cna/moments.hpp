@@ -3,33 +3,30 @@
 ///   mean = sum(x) / n        m2 = sum((x - mean)^2)        variance = m2 / (n - 1)
 ///
 /// `Array` is cna::Grid on the host or a float64 at::Tensor on a device: one source serves both,
-/// because only `+ - *`, division by a double, copies and a shape check are used. Entries never
-/// mix. Update: Welford 1962. Merge: Chan, Golub and LeVeque 1983.
+/// through ArrayTraits. Entries never mix. Update: Welford 1962. Merge: Chan, Golub and LeVeque
+/// 1983. GroupedMoments keeps them apart for several sets of prompts, layer by layer.
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "cna/error.hpp"
+#include "cna/grid.hpp"
 
 namespace cna {
 
-namespace detail {
-template <class Array>
-bool same_shape(const Array& a, const Array& b);
-template <class Array>
-std::string shape_text(const Array& array);
-}  // namespace detail
-
-template <class Array>
+template <GridArray Array>
 class Moments {
+  using Traits = ArrayTraits<Array>;
+
  public:
   /// No samples yet; takes its shape from the first one.
   Moments() = default;
 
-  /// Moments computed elsewhere, for instance of a whole batch at once: `m2` is the sum of squared
-  /// deviations from `mean`. Shares tensors with the caller, who must not write to them later.
+  /// Moments computed elsewhere: `m2` is the sum of squared deviations from `mean`. Shares tensors
+  /// with the caller, who must not write to them later.
   /// Throws ValueError if `count` is negative or the shapes differ.
   [[nodiscard]] static Moments of(int64_t count, Array mean, Array m2) {
     if (count < 0) {
@@ -38,9 +35,9 @@ class Moments {
     }
     Moments result;
     if (count == 0) return result;
-    if (!detail::same_shape(mean, m2)) {
+    if (!Traits::same_shape(mean, m2)) {
       throw_value_error("Moments::of: expected mean and m2 of one shape, got {} and {}; pass both",
-                        detail::shape_text(mean), detail::shape_text(m2));
+                        Traits::shape_text(mean), Traits::shape_text(m2));
     }
     result.count_ = count;
     result.mean_ = std::move(mean);
@@ -48,10 +45,16 @@ class Moments {
     return result;
   }
 
+  /// Moments of the rows of `batch` [rows, columns], one sample each.
+  [[nodiscard]] static Moments of_rows(const Array& batch) {
+    auto [mean, m2] = Traits::mean_and_m2(batch);
+    return of(Traits::rows(batch), std::move(mean), std::move(m2));
+  }
+
   /// Takes in one sample; throws ValueError if its shape differs from the earlier ones.
   void add(const Array& sample) {
     if (count_ == 0) {
-      mean_ = sample * 1.0;  // never shares memory with a tensor the caller may reuse
+      mean_ = Traits::copy(sample);
       m2_ = sample - sample;
       count_ = 1;
       return;
@@ -104,10 +107,10 @@ class Moments {
 
  private:
   void require_shape(const char* function, const Array& sample) const {
-    if (!detail::same_shape(mean_, sample)) {
+    if (!Traits::same_shape(mean_, sample)) {
       throw_value_error(
           "Moments::{}: expected shape {} as before, got {}; use one Moments per model", function,
-          detail::shape_text(mean_), detail::shape_text(sample));
+          Traits::shape_text(mean_), Traits::shape_text(sample));
     }
   }
 
@@ -116,36 +119,59 @@ class Moments {
   Array m2_;
 };
 
-namespace detail {
+/// Moments of several sets of prompts at once, layer by layer: an accumulator for `record`.
+template <GridArray Array>
+class GroupedMoments {
+  using Traits = ArrayTraits<Array>;
 
-template <class Array>
-concept HasRowsAndColumns = requires(const Array& a) {
-  a.rows();
-  a.cols();
-};
-
-template <class Array>
-bool same_shape(const Array& a, const Array& b) {
-  if constexpr (HasRowsAndColumns<Array>) {
-    return a.rows() == b.rows() && a.cols() == b.cols();
-  } else {
-    return a.sizes() == b.sizes();
+ public:
+  /// @param group_of_prompt  the set of each prompt, 0, 1, ...; a negative number leaves it out.
+  explicit GroupedMoments(std::vector<int> group_of_prompt)
+      : group_of_prompt_(std::move(group_of_prompt)) {
+    for (const int group : group_of_prompt_)
+      if (group >= static_cast<int>(layers_.size()))
+        layers_.resize(static_cast<std::size_t>(group) + 1);
   }
-}
 
-template <class Array>
-std::string shape_text(const Array& array) {
-  if constexpr (HasRowsAndColumns<Array>) {
-    return fmt::format("[{}, {}]", array.rows(), array.cols());
-  } else {
-    std::string text;
-    for (const int64_t extent : array.sizes()) {
-      text += fmt::format("{}{}", text.empty() ? "" : ", ", extent);
+  /// Takes in one layer [rows, features] of the prompts with these numbers.
+  void add(int64_t layer, std::span<const int64_t> prompts, const Array& activations) {
+    for (std::size_t group = 0; group < layers_.size(); ++group) {
+      std::vector<int64_t> mine;
+      for (std::size_t i = 0; i < prompts.size(); ++i) {
+        if (group_of_prompt_.at(static_cast<std::size_t>(prompts[i])) == static_cast<int>(group))
+          mine.push_back(static_cast<int64_t>(i));
+      }
+      auto& layers = layers_[group];
+      if (layers.size() <= static_cast<std::size_t>(layer))
+        layers.resize(static_cast<std::size_t>(layer) + 1);
+      if (mine.empty()) continue;
+      layers[static_cast<std::size_t>(layer)].merge(
+          Moments<Array>::of_rows(Traits::take_rows(activations, mine)));
     }
-    return "[" + text + "]";
   }
-}
+  void end_batch() {}
 
-}  // namespace detail
+  /// One Moments per layer, each over [features].
+  [[nodiscard]] const std::vector<Moments<Array>>& by_layer(int group) const {
+    return layers_.at(static_cast<std::size_t>(group));
+  }
+
+  /// The layers of one set together, [layers, features]; they must be equally wide.
+  [[nodiscard]] Moments<Array> together(int group) const {
+    std::vector<Array> means, m2s;
+    int64_t count = 0;
+    for (const Moments<Array>& layer : by_layer(group)) {
+      means.push_back(layer.mean());
+      m2s.push_back(layer.m2());
+      count = layer.count();
+    }
+    if (count == 0) return {};
+    return Moments<Array>::of(count, Traits::stack(means), Traits::stack(m2s));
+  }
+
+ private:
+  std::vector<int> group_of_prompt_;
+  std::vector<std::vector<Moments<Array>>> layers_;  // [groups][layers]
+};
 
 }  // namespace cna

@@ -1,11 +1,8 @@
 /// A neuron is one entry of the vector that enters `mlp.down_proj` of one layer.
 ///
 ///   a[layer, index] = (act(gate(x)) * up(x))[index]          for a gated MLP
-///
-/// A Grid holds one number per neuron of a model: rows are layers, columns are neurons of a layer.
 #pragma once
 
-#include <Eigen/Core>
 #include <cmath>
 #include <compare>
 #include <cstddef>
@@ -13,25 +10,9 @@
 #include <functional>
 #include <unordered_set>
 
+#include "cna/grid.hpp"
+
 namespace cna {
-
-/// One double per neuron [layers, width], stored row by row.
-using Grid = Eigen::Array<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-/// The number of layers of a model and of neurons in each layer.
-struct GridShape {
-  int64_t layers = 0;
-  int64_t width = 0;
-
-  /// All neurons of the model: layers * width.
-  [[nodiscard]] constexpr int64_t size() const { return layers * width; }
-
-  [[nodiscard]] constexpr bool contains(int64_t layer, int64_t index) const {
-    return layer >= 0 && layer < layers && index >= 0 && index < width;
-  }
-
-  friend constexpr bool operator==(const GridShape&, const GridShape&) = default;
-};
 
 /// The place of a neuron; ordered by layer, then index, which is the order of a flat grid.
 struct NeuronId {

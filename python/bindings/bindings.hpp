@@ -6,24 +6,29 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <string>
+#include <vector>
 
 #include "cna/torch/model.hpp"
+#include "cna/torch/tokens.hpp"
 
 namespace cna::python {
 
 namespace py = pybind11;
 
-void bind_circuit(py::module_& m);     // neurons, circuits, their files
-void bind_statistics(py::module_& m);  // intervals, overlaps, text quality
-void bind_steering(py::module_& m);    // interventions
-void bind_model(py::module_& m);       // load, record, generate, discover
+void bind_circuit(py::module_& m);                             // neurons, circuits, their files
+void bind_statistics(py::module_& m);                          // intervals, overlaps, text quality
+void bind_steering(py::module_& m);                            // interventions
+py::class_<Model> bind_host(py::module_& m);                   // load, live, move; taps
+void bind_record(py::module_& m, py::class_<Model>& model);    // record, contrast, discover
+void bind_generate(py::module_& m, py::class_<Model>& model);  // answers, likelihoods, sweeps
+
+using Prompts = std::vector<TokenIds>;
 
 /// "neuron", "mlp_output" or "residual".
 Site site_from(const std::string& name);
 
-/// Run options as keyword arguments pass them. `progress` is None or a callable (done, total).
-RunOptions run_options(const Intervention& intervention, std::vector<int64_t> arms,
-                       int64_t batch_rows, int64_t batch_tokens, bool share_prefix,
-                       const py::object& progress);
+/// The keyword arguments that every run takes: intervention, arms, batch_rows, batch_tokens,
+/// share_prefix, progress (None or a callable of done and total). Throws TypeError for another.
+RunOptions run_options(const py::kwargs& keywords);
 
 }  // namespace cna::python

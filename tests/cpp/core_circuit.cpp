@@ -14,16 +14,16 @@ using cna::test::Random;
 
 namespace {
 
-constexpr cna::GridShape shape{4, 6};
+constexpr cna::GridShape kShape{4, 6};
 
 Circuit random_circuit(Random& random) {
   std::vector<Neuron> neurons;
-  for (int32_t layer = 0; layer < shape.layers; ++layer) {
-    for (int32_t index = 0; index < shape.width; ++index) {
+  for (int32_t layer = 0; layer < kShape.layers; ++layer) {
+    for (int32_t index = 0; index < kShape.width; ++index) {
       if (random() % 3 == 0) neurons.push_back({layer, index, cna::test::uniform(random)});
     }
   }
-  return Circuit(shape, neurons);
+  return Circuit(kShape, neurons);
 }
 
 std::set<NeuronId> places(const Circuit& circuit) {
@@ -43,7 +43,8 @@ double delta_of(const Circuit& circuit, NeuronId id) {
 }  // namespace
 
 TEST_CASE("Circuit: sorts by |delta|, then layer, then index", "[core][circuit]") {
-  const Circuit circuit(shape, {{3, 0, 1.0}, {1, 2, -1.0}, {0, 5, 0.5}, {1, 1, 1.0}, {2, 2, -4.0}});
+  const Circuit circuit(kShape,
+                        {{3, 0, 1.0}, {1, 2, -1.0}, {0, 5, 0.5}, {1, 1, 1.0}, {2, 2, -4.0}});
   CHECK(circuit.neurons() ==
         std::vector<Neuron>{{2, 2, -4.0}, {1, 1, 1.0}, {1, 2, -1.0}, {3, 0, 1.0}, {0, 5, 0.5}});
   CHECK(circuit.size() == 5);
@@ -57,8 +58,8 @@ TEST_CASE("Circuit: contains, layer counts and late share agree with the list", 
     std::vector<int64_t> counts(4, 0);
     for (const NeuronId id : set) counts[static_cast<std::size_t>(id.layer)] += 1;
     CHECK(circuit.layer_counts() == counts);
-    for (int32_t layer = -1; layer <= shape.layers; ++layer) {
-      for (int32_t index = -1; index <= shape.width; ++index) {
+    for (int32_t layer = -1; layer <= kShape.layers; ++layer) {
+      for (int32_t index = -1; index <= kShape.width; ++index) {
         if (circuit.contains(layer, index) != set.contains({layer, index})) FAIL("differs");
       }
     }
@@ -69,11 +70,11 @@ TEST_CASE("Circuit: contains, layer counts and late share agree with the list", 
     CHECK(circuit.share_in_last_layers(3) == Approx(1.0 - static_cast<double>(counts[0]) / total));
     CHECK(circuit.share_in_last_layers(9) == 1.0);
   }
-  CHECK_FALSE(Circuit(shape, {{0, 0, 1.0}}).contains(int64_t{1} << 32, 0));
+  CHECK_FALSE(Circuit(kShape, {{0, 0, 1.0}}).contains(int64_t{1} << 32, 0));
 }
 
 TEST_CASE("Circuit: an empty one is allowed and has no late share", "[core][circuit]") {
-  const Circuit circuit(shape, {});
+  const Circuit circuit(kShape, {});
   CHECK(circuit.empty());
   CHECK(circuit.share_in_last_layers(3) == 0.0);
   CHECK(circuit.layer_counts() == std::vector<int64_t>(4, 0));
@@ -108,8 +109,8 @@ TEST_CASE("Circuit: set algebra is that of sets of places", "[core][circuit]") {
 }
 
 TEST_CASE("Circuit: set algebra notes the operation and keeps both filters", "[core][circuit]") {
-  const Circuit a(shape, {{0, 0, 1.0}}, {{"model", "\"x\""}}, {{1, 1}, {0, 3}});
-  const Circuit b(shape, {{0, 0, 2.0}, {0, 1, 1.0}}, {}, {{1, 1}, {2, 0}});
+  const Circuit a(kShape, {{0, 0, 1.0}}, {{"model", "\"x\""}}, {{1, 1}, {0, 3}});
+  const Circuit b(kShape, {{0, 0, 2.0}, {0, 1, 1.0}}, {}, {{1, 1}, {2, 0}});
   const Circuit joined = a | b;
   CHECK(joined.provenance() ==
         cna::Provenance{{"operation", "\"union\""}, {"left_size", "1"}, {"right_size", "2"}});
@@ -119,7 +120,7 @@ TEST_CASE("Circuit: set algebra notes the operation and keeps both filters", "[c
 }
 
 TEST_CASE("Circuit: set algebra of different models is an error", "[core][circuit]") {
-  const Circuit a(shape, {});
+  const Circuit a(kShape, {});
   const Circuit b({4, 7}, {});
   CHECK(message_of<cna::ValueError>([&] { (void)(a | b); }) ==
         "union: expected circuits of one model, got 4 x 6 and 4 x 7 (layers x width); find both on "
@@ -136,18 +137,18 @@ TEST_CASE("Circuit: a neuron outside the model is an error that names it", "[cor
         "Circuit: expected layers below 4 and neurons below 6, got layer {}, neuron "
         "{}; use a circuit found on this model",
         id.layer, id.index);
-    CHECK(message_of<cna::IndexError>([&] { Circuit(shape, {{id.layer, id.index, 1.0}}); }) ==
+    CHECK(message_of<cna::IndexError>([&] { Circuit(kShape, {{id.layer, id.index, 1.0}}); }) ==
           expected);
-    CHECK(message_of<cna::IndexError>([&] { Circuit(shape, {}, {}, {id}); }) == expected);
+    CHECK(message_of<cna::IndexError>([&] { Circuit(kShape, {}, {}, {id}); }) == expected);
   }
 }
 
 TEST_CASE("Circuit: repeats, deltas that are no number and bad shapes are errors",
           "[core][circuit]") {
   CHECK(message_of<cna::ValueError>([] {
-          Circuit(shape, {{1, 2, 1.0}, {0, 0, 2.0}, {1, 2, -3.0}});
+          Circuit(kShape, {{1, 2, 1.0}, {0, 0, 2.0}, {1, 2, -3.0}});
         }) == "Circuit: expected each neuron once, got layer 1, neuron 2 twice; drop one");
-  CHECK(message_of<cna::ValueError>([] { Circuit(shape, {{1, 2, std::nan("")}}); }) ==
+  CHECK(message_of<cna::ValueError>([] { Circuit(kShape, {{1, 2, std::nan("")}}); }) ==
         "Circuit: expected a finite delta, got nan at layer 1, neuron 2; record the activations "
         "again");
   CHECK(contains(message_of<cna::ValueError>([] { Circuit({0, 5}, {}); }), "got 0 x 5"));
@@ -155,8 +156,8 @@ TEST_CASE("Circuit: repeats, deltas that are no number and bad shapes are errors
 }
 
 TEST_CASE("compare: counts, Jaccard and p match the definition", "[core][circuit]") {
-  const Circuit a(shape, {{0, 0, 1.0}, {0, 1, 1.0}, {0, 2, 1.0}});
-  const Circuit b(shape, {{0, 1, -9.0}, {0, 2, 1.0}, {3, 3, 1.0}, {3, 4, 1.0}});
+  const Circuit a(kShape, {{0, 0, 1.0}, {0, 1, 1.0}, {0, 2, 1.0}});
+  const Circuit b(kShape, {{0, 1, -9.0}, {0, 2, 1.0}, {3, 3, 1.0}, {3, 4, 1.0}});
   const cna::Overlap overlap = cna::compare(a, b);
   CHECK(overlap.left == 3);
   CHECK(overlap.right == 4);
@@ -168,8 +169,8 @@ TEST_CASE("compare: counts, Jaccard and p match the definition", "[core][circuit
 }
 
 TEST_CASE("compare: no overlap has p 1, the same circuit Jaccard 1", "[core][circuit]") {
-  const Circuit a(shape, {{0, 0, 1.0}});
-  const Circuit b(shape, {{0, 1, 1.0}});
+  const Circuit a(kShape, {{0, 0, 1.0}});
+  const Circuit b(kShape, {{0, 1, 1.0}});
   CHECK(cna::compare(a, b).p_value == 1.0);
   CHECK(cna::compare(a, b).jaccard == 0.0);
   CHECK(cna::compare(a, a).jaccard == 1.0);

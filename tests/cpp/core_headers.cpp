@@ -4,6 +4,7 @@
 #include "cna/error.hpp"
 #include "cna/moments.hpp"
 #include "cna/neuron.hpp"
+#include "cna/provenance.hpp"
 #include "cna/statistics.hpp"
 #include "cna/text_quality.hpp"
 #include "cna/universal.hpp"
@@ -24,9 +25,24 @@ TEST_CASE("error: each helper throws its type with the formatted message", "[cor
   CHECK(message_of<cna::Error>([] { cna::throw_error("a {}", 1); }) == "a 1");
   CHECK(message_of<cna::ValueError>([] { cna::throw_value_error("b {}", 2); }) == "b 2");
   CHECK(message_of<cna::IndexError>([] { cna::throw_index_error("c {}", 3); }) == "c 3");
-  CHECK_THROWS_AS(cna::throw_value_error("d"), std::invalid_argument);
-  CHECK_THROWS_AS(cna::throw_index_error("e"), std::out_of_range);
-  CHECK_THROWS_AS(throw cna::Interrupted("f"), std::runtime_error);
+}
+
+TEST_CASE("error: one root catches every exception of cna", "[core]") {
+  CHECK_THROWS_AS(cna::throw_value_error("d"), cna::Error);
+  CHECK_THROWS_AS(cna::throw_index_error("e"), cna::Error);
+  CHECK_THROWS_AS(cna::throw_as<cna::FileNotFound>("f"), cna::Error);
+  CHECK_THROWS_AS(cna::throw_as<cna::OutOfMemory>("g"), cna::Error);
+  CHECK_THROWS_AS(throw cna::Interrupted("h"), cna::Error);
+  CHECK_THROWS_AS(throw cna::Error("i"), std::runtime_error);
+}
+
+TEST_CASE("prompt_hash: the digits of SHA-256 over the ids as Python's json.dumps writes them",
+          "[core]") {
+  const std::vector<std::vector<int64_t>> positive{{1, 2}, {3}}, negative{{-4}, {}};
+  // hashlib.sha256(b"[[[1, 2], [3]], [[-4], []]]").hexdigest()[:16]
+  CHECK(cna::prompt_hash(positive, negative) == "ba2dbadc43c57281");
+  CHECK(cna::prompt_hash(positive) == "f22ddcb9cf2f8676");
+  CHECK(cna::prompt_hash(negative, positive) != cna::prompt_hash(positive, negative));
 }
 
 TEST_CASE("stronger: |delta| decides, then layer, then index", "[core]") {

@@ -1,5 +1,6 @@
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -8,6 +9,7 @@
 #include "catch.hpp"
 #include "cna/error.hpp"
 #include "cna/torch/host.hpp"
+#include "cna/torch/tap.hpp"
 
 using namespace cna;
 
@@ -24,8 +26,8 @@ void tap_in_place(at::Tensor x, int64_t slot) {
   op.call(x, slot);
 }
 
-c10::intrusive_ptr<Taps> scaling(int64_t slot, double by) {
-  auto taps = c10::make_intrusive<Taps>(2);
+std::shared_ptr<Taps> scaling(int64_t slot, double by) {
+  auto taps = std::make_shared<Taps>(2);
   std::vector<TapEdit> edits(6);
   edits[static_cast<size_t>(slot)].scale = at::full({1, 1, 3}, by);
   taps->set_edits(std::move(edits));
@@ -42,7 +44,7 @@ TEST_CASE("tap_: without a scope a tensor stays as it is") {
 
 TEST_CASE("tap_: records and edits in place for the scope's taps") {
   const auto taps = scaling(1, 0.5);
-  taps->record(Site::neuron);
+  taps->record(std::vector{Site::neuron});
   const at::Tensor x = at::arange(24, at::kFloat).reshape({2, 4, 3});
   const at::Tensor before = x.clone();
   {
@@ -80,6 +82,15 @@ TEST_CASE("tap_: what a tap throws is kept, and the rest of the pass is left alo
   CHECK(x.equal(at::ones({1, 1, 3})));
 }
 
+TEST_CASE("Taps: a slot that the model does not have is an IndexError") {
+  Taps none, two(2);
+  const at::Tensor x = at::ones({1, 1, 3});
+  CHECK_THROWS_AS(none.apply(x, 0), IndexError);
+  CHECK_THROWS_AS(two.apply(x, -1), IndexError);
+  CHECK_THROWS_AS(two.apply(x, 6), IndexError);
+  CHECK(two.apply(x, 5).is_same(x));
+}
+
 TEST_CASE("TapScope: scopes nest, and threads never meet") {
   const auto outer = scaling(0, 2.0), inner = scaling(0, 3.0);
   const auto value = [](const at::Tensor& x) { return x[0][0][0].item<float>(); };
@@ -98,7 +109,8 @@ TEST_CASE("TapScope: scopes nest, and threads never meet") {
 }
 
 TEST_CASE("open_host: an archive that differs from its manifest is refused, whatever its format") {
-  const auto folder = std::filesystem::temp_directory_path() / "cna_open_host_test";
+  const auto folder =
+      std::filesystem::temp_directory_path() / ("cna_open_host_test_" + std::to_string(::getpid()));
   std::filesystem::create_directories(folder);
   std::ofstream(folder / "model.bin") << "changed";
   for (const std::string format : {"torchscript", "aoti"}) {
@@ -109,10 +121,10 @@ TEST_CASE("open_host: an archive that differs from its manifest is refused, what
                "cache": [[1, 4, 4], [1, 4, 4]], "eos_token_ids": [], "made_with": {"torch": "2.13.0"}, "device": "cpu",
                "cpu_capability": "NONE", "neuron_sites": ["a", "b"], "archive_format": ")"
         << format << "\"}";
-    CHECK(contains(message_of<Error>([&] { open_host(folder); }), "SHA-256 differs"));
+    CHECK(contains(message_of<Error>([&] { (void)open_host(folder); }), "SHA-256 differs"));
   }
   // Unverified, the compiled one is refused for its processor or its version.
-  CHECK(contains(message_of<Error>([&] { open_host(folder, {.verify = false}); }),
+  CHECK(contains(message_of<Error>([&] { (void)open_host(folder, {.verify = false}); }),
                  "export it again"));
   std::filesystem::remove_all(folder);
 }

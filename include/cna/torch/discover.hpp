@@ -2,8 +2,8 @@
 ///
 ///   prompts -> recorder -> moments (float64) -> delta -> without universal neurons -> top k
 ///
-/// One pass over all prompts, so that both sets share their common prefix.
-/// Source: arXiv 2605.12290, section 3, equation 1.
+/// One pass over all prompts, so that both sets share their common prefix; means, filter and top k
+/// are taken on the model's device. Source: arXiv 2605.12290, section 3, equation 1.
 #pragma once
 
 #include <optional>
@@ -13,40 +13,98 @@
 #include "cna/attribution.hpp"
 #include "cna/circuit.hpp"
 #include "cna/moments.hpp"
-#include "cna/torch/model.hpp"
+#include "cna/torch/recorder.hpp"
 #include "cna/universal.hpp"
 
 namespace cna {
 
-/// Moments [layers, width] of the activations of the two sets.
-struct Contrast {
-  Moments<Grid> positive;
-  Moments<Grid> negative;
+/// Moments [layers, features] of the activations of the two sets, on the host or on a device.
+template <GridArray Array>
+struct ContrastOf {
+  Moments<Array> positive;
+  Moments<Array> negative;
 };
+using Contrast = ContrastOf<Grid>;
+using DeviceContrast = ContrastOf<at::Tensor>;
 
-/// Records both sets and keeps only their moments.
-Contrast contrast(Model& model, std::span<const TokenIds> positive,
-                  std::span<const TokenIds> negative, const RunOptions& options = {});
+/// Records both sets at a site and keeps only their moments, float64 on the model's device.
+/// @throws ValueError for an empty set; else as `record`.
+[[nodiscard]] CNA_API DeviceContrast device_contrast(Model& model,
+                                                     std::span<const TokenIds> positive,
+                                                     std::span<const TokenIds> negative,
+                                                     const RunOptions& options = {},
+                                                     Site site = Site::neuron);
+
+/// The same, brought to the host.
+[[nodiscard]] inline Contrast contrast(Model& model, std::span<const TokenIds> positive,
+                                       std::span<const TokenIds> negative,
+                                       const RunOptions& options = {}, Site site = Site::neuron) {
+  const DeviceContrast both = device_contrast(model, positive, negative, options, site);
+  const auto host = [](const Moments<at::Tensor>& m) {
+    return Moments<Grid>::of(m.count(), to_grid(m.mean()), to_grid(m.m2()));
+  };
+  return {host(both.positive), host(both.negative)};
+}
 
 /// Counts how often each neuron is in a prompt's top `top_fraction`; `UniversalCounter::universal`
 /// then names those that always are.
-UniversalCounter count_universal(Model& model, std::span<const TokenIds> prompts,
-                                 double top_fraction = 0.001, const RunOptions& options = {});
+[[nodiscard]] inline UniversalCounter count_universal(Model& model,
+                                                      std::span<const TokenIds> prompts,
+                                                      double top_fraction = 0.001,
+                                                      const RunOptions& options = {}) {
+  BasicUniversalCounter<at::Tensor> counter(model.shape(), top_fraction);
+  record(model, prompts, options, at<Site::neuron>(counter));
+  return UniversalCounter(counter);
+}
 
 struct DiscoverOptions {
-  double fraction = 0.001;           ///< of all neurons, 0 < fraction <= 1
-  std::optional<int64_t> k;          ///< instead of a fraction: the number of neurons
-  std::vector<NeuronId> universal;   ///< removed before the top k is taken
-  bool rank_by_effect_size = false;  ///< rank by delta / pooled standard deviation
+  double fraction = 0.001;               ///< of all neurons, 0 < fraction <= 1
+  std::optional<int64_t> k = {};         ///< instead of a fraction: the number of neurons
+  std::vector<NeuronId> universal = {};  ///< removed before the top k is taken
+  bool rank_by_effect_size = false;      ///< rank by delta / pooled standard deviation
 };
 
 /// The top k neurons of a contrast, with provenance of the model and the options.
-Circuit select_circuit(const ModelInfo& model, const Contrast& contrast,
-                       const DiscoverOptions& options = {});
+template <GridArray Array>
+[[nodiscard]] Circuit select_circuit(const ModelInfo& model, const ContrastOf<Array>& contrast,
+                                     const DiscoverOptions& options = {});
 
 /// Contrast and selection in one call.
-Circuit discover(Model& model, std::span<const TokenIds> positive,
-                 std::span<const TokenIds> negative, const DiscoverOptions& discovery = {},
-                 const RunOptions& options = {});
+/// @throws ValueError for bad prompts or options; else as `record`.
+[[nodiscard]] CNA_API Circuit discover(Model& model, std::span<const TokenIds> positive,
+                                       std::span<const TokenIds> negative,
+                                       const DiscoverOptions& discovery = {},
+                                       const RunOptions& options = {});
+
+// ---------------------------------------------------------------------------------------------
+
+namespace detail {
+/// The provenance that a contrast's circuit has; k is its size.
+[[nodiscard]] CNA_API Provenance discovery_provenance(const ModelInfo& model, int64_t k,
+                                                      int64_t positive, int64_t negative,
+                                                      const DiscoverOptions& options);
+}  // namespace detail
+
+template <GridArray Array>
+Circuit select_circuit(const ModelInfo& model, const ContrastOf<Array>& contrast,
+                       const DiscoverOptions& options) {
+  const Array delta = mean_difference(contrast.positive, contrast.negative);
+  const int64_t k = options.k ? *options.k : circuit_size(model.shape, options.fraction);
+  const NeuronSet excluded(options.universal.begin(), options.universal.end());
+  const Array score =
+      options.rank_by_effect_size ? effect_size(contrast.positive, contrast.negative) : delta;
+  std::vector<Neuron> neurons = top_k(score, delta, k, &excluded);
+  // The neurons that the filter kept out: those that would have been taken without it.
+  std::vector<NeuronId> removed;
+  if (!excluded.empty()) {
+    for (const Neuron& neuron : top_k(score, delta, k)) {
+      if (excluded.contains(neuron.id())) removed.push_back(neuron.id());
+    }
+  }
+  return Circuit(model.shape, std::move(neurons),
+                 detail::discovery_provenance(model, k, contrast.positive.count(),
+                                              contrast.negative.count(), options),
+                 std::move(removed));
+}
 
 }  // namespace cna

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cna/torch/model.hpp"
+#include "cna/torch/tokens.hpp"
 
 namespace cna {
 
@@ -23,11 +24,13 @@ struct GenerateOptions {
 
 /// Answers as token ids, without the prompt and without the end token, in the order of the prompts.
 /// @throws ValueError for bad prompts or options.
-std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
-                               const GenerateOptions& generation, const RunOptions& options = {});
+[[nodiscard]] CNA_API std::vector<TokenIds> generate(Model& model,
+                                                     std::span<const TokenIds> prompts,
+                                                     const GenerateOptions& generation,
+                                                     const RunOptions& options = {});
 
 /// Logits [prompts, vocab] behind the last token of each prompt, float32, on the CPU.
-at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts,
-                       const RunOptions& options = {});
+[[nodiscard]] CNA_API at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts,
+                                             const RunOptions& options = {});
 
 }  // namespace cna

@@ -11,7 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "cna/torch/tap.hpp"
+#include "cna/export.hpp"
+#include "cna/torch/step.hpp"
 
 namespace cna {
 
@@ -36,10 +37,11 @@ struct Grafted {
 /// @param pattern  ECMAScript regular expression, searched in the module path of each linear.
 /// @throws ValueError if nothing matches (lists the closest module names), if widths differ
 ///         between layers, or if the pattern is not a regular expression.
-Grafted graft(const ::torch::jit::Module& module, const std::string& pattern = kDownProjection);
+[[nodiscard]] CNA_API Grafted graft(const ::torch::jit::Module& module,
+                                    const std::string& pattern = kDownProjection);
 
 /// Rewrites device constants (a traced graph holds "cpu") and constant tensors to `device`.
 /// @return how many constants were rewritten.
-int64_t move_constants(::torch::jit::Graph& graph, c10::Device device);
+CNA_API int64_t move_constants(::torch::jit::Graph& graph, c10::Device device);
 
 }  // namespace cna

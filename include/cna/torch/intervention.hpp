@@ -19,40 +19,43 @@
 
 namespace cna {
 
-class Intervention {
+class CNA_API Intervention {
  public:
   /// Changes nothing, on `arms` arms.
   explicit Intervention(int64_t arms = 1);
 
   /// a <- m * a at the circuit's neurons; one arm per multiplier.
-  static Intervention scale(const Circuit& circuit, std::span<const double> multipliers);
+  [[nodiscard]] static Intervention scale(const Circuit& circuit,
+                                          std::span<const double> multipliers);
   /// a <- 0 at the circuit's neurons.
-  static Intervention ablate(const Circuit& circuit) { return scale(circuit, std::vector{0.0}); }
+  [[nodiscard]] static Intervention ablate(const Circuit& circuit) {
+    return scale(circuit, std::vector{0.0});
+  }
   /// a <- value, one per neuron in the circuit's order.
-  static Intervention set(const Circuit& circuit, std::span<const double> values);
+  [[nodiscard]] static Intervention set(const Circuit& circuit, std::span<const double> values);
   /// a <- the neuron's mean [layers, width] over prompts recorded elsewhere.
-  static Intervention mean_ablate(const Circuit& circuit, const Grid& means);
+  [[nodiscard]] static Intervention mean_ablate(const Circuit& circuit, const Grid& means);
   /// x <- x + c * vector at a site of one layer; vector is [features], one arm per coefficient.
-  static Intervention add(Site site, int64_t layer, const at::Tensor& vector,
-                          std::span<const double> coefficients);
+  [[nodiscard]] static Intervention add(Site site, int64_t layer, const at::Tensor& vector,
+                                        std::span<const double> coefficients);
 
   /// First this, then `next`; both need the same number of arms, or one arm for all.
-  Intervention then(const Intervention& next) const;
+  [[nodiscard]] Intervention then(const Intervention& next) const;
   /// The arms of several interventions, one after the other.
-  static Intervention concat(const std::vector<Intervention>& parts);
+  [[nodiscard]] static Intervention concat(const std::vector<Intervention>& parts);
   /// The chosen arms, in that order.
-  Intervention select(std::span<const int64_t> arms) const;
+  [[nodiscard]] Intervention select(std::span<const int64_t> arms) const;
 
-  int64_t arms() const { return arms_; }
+  [[nodiscard]] int64_t arms() const { return arms_; }
   /// True if every arm leaves every activation bit-identical.
-  bool is_identity() const { return edits_.empty(); }
+  [[nodiscard]] bool is_identity() const { return edits_.empty(); }
   /// Throws ValueError if the edits do not fit a model of this shape.
   void require_fits(GridShape shape, int64_t hidden, bool residual_sites) const;
 
   /// Edits of every slot for rows that follow these arms; [rows or 1, 1, features] on `device`.
   /// Low precision models keep float32 edits, so that the product is rounded once.
-  std::vector<TapEdit> bind(std::span<const int64_t> arm_of_row, int64_t layers,
-                            at::ScalarType dtype, c10::Device device) const;
+  [[nodiscard]] std::vector<TapEdit> bind(std::span<const int64_t> arm_of_row, int64_t layers,
+                                          at::ScalarType dtype, c10::Device device) const;
 
  private:
   struct Edit {

@@ -6,9 +6,11 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <utility>
 
 #include "cna/torch/host.hpp"
+#include "cna/torch/tap.hpp"
 
 namespace cna {
 
@@ -18,18 +20,20 @@ class LiveHost final : public Host {
   using Move = std::function<void(c10::Device)>;
 
   LiveHost(ModelInfo info, Forward forward, Move move)
-      : forward_(std::move(forward)), move_(std::move(move)) {
+      : taps_(std::make_shared<Taps>(info.shape.layers)),
+        forward_(std::move(forward)),
+        move_(std::move(move)) {
     info_ = std::move(info);
-    taps_ = c10::make_intrusive<Taps>(info_.shape.layers);
   }
 
-  at::Tensor logits(const Step& step) override { return run(step); }
+  [[nodiscard]] at::Tensor logits(const Step& step) override { return run(step); }
   void run_to_last_tap(const Step& step) override { run(step); }
   void to(c10::Device device) override {
     move_(device);
     info_.device = device;
     info_.cache_devices.clear();
   }
+  [[nodiscard]] Taps& taps() override { return *taps_; }
 
  private:
   at::Tensor run(const Step& step) {
@@ -43,6 +47,7 @@ class LiveHost final : public Host {
     }
   }
 
+  std::shared_ptr<Taps> taps_;
   Forward forward_;
   Move move_;
 };

@@ -9,13 +9,15 @@
 #include <span>
 
 #include "cna/torch/model.hpp"
+#include "cna/torch/tokens.hpp"
 
 namespace cna {
 
 /// Sum of log probabilities of each continuation, in nats, float64 [rows].
 /// @throws ValueError if a continuation is empty or the lists differ in length.
-at::Tensor log_likelihood(Model& model, std::span<const TokenIds> prompts,
-                          std::span<const TokenIds> continuations, const RunOptions& options = {});
+[[nodiscard]] CNA_API at::Tensor log_likelihood(Model& model, std::span<const TokenIds> prompts,
+                                                std::span<const TokenIds> continuations,
+                                                const RunOptions& options = {});
 
 /// What each arm does to the model's predictions along given continuations.
 struct Divergence {
@@ -24,7 +26,8 @@ struct Divergence {
 };
 
 /// Compares every arm of `options.intervention` with its arm 0; `arm_of_prompt` is not used.
-Divergence divergence(Model& model, std::span<const TokenIds> prompts,
-                      std::span<const TokenIds> continuations, const RunOptions& options);
+[[nodiscard]] CNA_API Divergence divergence(Model& model, std::span<const TokenIds> prompts,
+                                            std::span<const TokenIds> continuations,
+                                            const RunOptions& options);
 
 }  // namespace cna

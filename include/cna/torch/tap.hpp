@@ -4,30 +4,23 @@
 /// lives in the `Taps` object that the model passes in, so two models never meet. Compiled graphs
 /// take tensors only: their `cna::tap_(x, slot)` edits x in place, for the `TapScope` of its
 /// thread. Activations are [rows, tokens, features]; rows are prompts, the last token is the
-/// newest.
+/// newest. The two operators and the TorchScript class around Taps stand in src/tap_operators.cpp.
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <torch/custom_class.h>
 
 #include <cstdint>
 #include <exception>
 #include <functional>
-#include <optional>
+#include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
+#include "cna/export.hpp"
+#include "cna/torch/step.hpp"
+
 namespace cna {
-
-/// Where in a layer an activation is tapped.
-enum class Site : int {
-  neuron = 0,      ///< input of the MLP's down projection, [rows, tokens, width]
-  mlp_output = 1,  ///< output of the down projection, [rows, tokens, hidden]
-  residual = 2,    ///< residual stream after the layer, [rows, tokens, hidden]
-};
-inline constexpr int kSites = 3;
-
-/// Name of a site in messages and in Python: "neuron", "mlp_output", "residual".
-const char* site_name(Site site);
 
 /// What one tap does to the pass under way: a <- scale * a + shift. Undefined tensors mean 1 and 0.
 struct TapEdit {
@@ -44,23 +37,25 @@ struct TapShard {
 };
 
 /// The taps of one model: what to record, what to edit, and when to stop.
-class Taps : public ::torch::CustomClassHolder {
+class CNA_API Taps : public std::enable_shared_from_this<Taps> {
  public:
-  explicit Taps(int64_t layers = 0);
+  explicit Taps(int64_t layers = 0) : layers_(layers) {}
 
-  int64_t layers() const { return layers_; }
-  int64_t slot(Site site, int64_t layer) const {
+  [[nodiscard]] int64_t layers() const { return layers_; }
+  [[nodiscard]] int64_t slot(Site site, int64_t layer) const {
     return static_cast<int64_t>(site) * layers_ + layer;
   }
 
   /// Runs at each tap: polls for a stop, applies the edit, records the last token's activation.
   /// With `shard`, x holds only these of the layer's features.
+  /// @throws IndexError for a slot that the model does not have.
   at::Tensor apply(const at::Tensor& x, int64_t slot, const TapShard* shard = nullptr);
 
-  /// Records `site` from now on; `std::nullopt` records nothing.
-  void record(std::optional<Site> site);
-  /// Recorded last-token activations by layer, each [rows, features]; hands them over.
-  std::vector<at::Tensor> take_recorded();
+  /// Records these sites from now on; none: records nothing.
+  void record(std::span<const Site> sites);
+  /// Recorded last-token activations by slot, each [rows, features], undefined where nothing was
+  /// recorded; hands them over.
+  [[nodiscard]] std::vector<at::Tensor> take_recorded();
 
   /// Edits of the next passes, by slot. An empty vector edits nothing.
   void set_edits(std::vector<TapEdit> edits) { edits_ = std::move(edits); }
@@ -72,13 +67,13 @@ class Taps : public ::torch::CustomClassHolder {
 
  private:
   int64_t layers_;
-  std::optional<Site> recording_;
+  bool recording_[kSites] = {};
   std::vector<at::Tensor> recorded_;
   std::vector<TapEdit> edits_;
 };
 
 /// While it lives, `cna::tap_` on this thread belongs to `taps`; scopes nest.
-class TapScope {
+class CNA_API TapScope {
  public:
   explicit TapScope(Taps& taps);
   ~TapScope();

@@ -11,6 +11,8 @@
 #include <span>
 #include <vector>
 
+#include "cna/export.hpp"
+
 namespace cna {
 
 /// The tokens of one prompt, without padding.
@@ -18,10 +20,10 @@ using TokenIds = std::vector<int64_t>;
 
 /// Rows of ids [rows, tokens] where mask [rows, tokens] is 1; padding may lie on either side.
 /// @throws ValueError for unequal shapes, holes in a row, or rows without a real token.
-std::vector<TokenIds> unpad(const at::Tensor& ids, const at::Tensor& mask);
+[[nodiscard]] CNA_API std::vector<TokenIds> unpad(const at::Tensor& ids, const at::Tensor& mask);
 
 /// Length of the longest prefix common to all prompts that leaves each one token of its own.
-int64_t common_prefix(std::span<const TokenIds> prompts);
+[[nodiscard]] CNA_API int64_t common_prefix(std::span<const TokenIds> prompts);
 
 /// Some rows of a job, left-padded, with what a Step needs. All tensors int64.
 struct Batch {
@@ -40,12 +42,13 @@ struct BatchLimits {
 };
 
 /// Cuts prompts into batches of similar length behind `prefix` shared tokens.
-std::vector<Batch> make_batches(std::span<const TokenIds> prompts, int64_t prefix,
-                                const BatchLimits& limits, c10::Device device);
+[[nodiscard]] CNA_API std::vector<Batch> make_batches(std::span<const TokenIds> prompts,
+                                                      int64_t prefix, const BatchLimits& limits,
+                                                      c10::Device device);
 
 /// Throws ValueError for an empty list, an empty prompt, an id outside the vocabulary (when it is
 /// known) or a prompt that with `room` more tokens exceeds `max_positions` (0: unbounded).
-void require_prompts(const char* function, std::span<const TokenIds> prompts, int64_t vocab,
-                     int64_t max_positions, int64_t room = 0);
+CNA_API void require_prompts(const char* function, std::span<const TokenIds> prompts, int64_t vocab,
+                             int64_t max_positions, int64_t room = 0);
 
 }  // namespace cna

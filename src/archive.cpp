@@ -1,11 +1,8 @@
-#include "cna/torch/host.hpp"
+#include "archive.hpp"
 
-#include <c10/util/Exception.h>
-
-#include "checked_manifest.hpp"
 #include "cna/error.hpp"
 #include "cna/sha256.hpp"
-#include "torch_message.hpp"
+#include "cna/torch/host.hpp"
 
 namespace cna {
 
@@ -19,8 +16,9 @@ Manifest checked_manifest(const std::filesystem::path& folder, const std::string
   }
   const auto archive = folder / manifest.archive;
   if (!std::filesystem::exists(archive)) {
-    throw_error("load: expected a model file, found nothing at '{}'; export the model again",
-                archive.string());
+    throw_as<FileNotFound>(
+        "load: expected a model file, found nothing at '{}'; export the model again",
+        archive.string());
   }
   if (verify && sha256_of_file(archive) != manifest.sha256) {
     throw_error(
@@ -35,25 +33,6 @@ std::unique_ptr<Host> open_host(const std::filesystem::path& path, const HostOpt
   const bool compiled =
       std::filesystem::is_directory(path) && read_manifest(path).archive_format == "aoti";
   return compiled ? open_aoti(path, options) : open_torchscript(path, options);
-}
-
-std::string first_line(const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
-  // The interpreter puts the cause after its own trace.
-  for (const char* marker : {"RuntimeError: ", "Error: "}) {
-    if (const auto at = text.rfind(marker); at != std::string::npos) {
-      text = text.substr(at);
-      break;
-    }
-  }
-  return text.substr(0, text.find('\n'));
-}
-
-void throw_step_error(const Step& step, const std::exception& error) {
-  throw_error(
-      "forward: expected a step of {} x {} tokens to run, got: {}; check token ids and memory",
-      step.ids.size(0), step.ids.size(1), first_line(error));
 }
 
 }  // namespace cna

@@ -1,0 +1,73 @@
+#include "bindings.hpp"
+#include "cna/torch/sweep.hpp"
+
+namespace cna::python {
+
+void bind_generate(py::module_& /*m*/, py::class_<Model>& model) {
+  model.def(
+      "logits",
+      [](Model& self, const Prompts& prompts, const py::kwargs& run) {
+        const RunOptions options = run_options(run);
+        py::gil_scoped_release release;
+        return last_logits(self, prompts, options);
+      },
+      py::arg("prompts"), "Logits behind each prompt, float32 [n_prompts, vocab].");
+  model.def(
+      "generate",
+      [](Model& self, const Prompts& prompts, int64_t max_new_tokens, double temperature,
+         int64_t top_k, double top_p, uint64_t seed, std::vector<int64_t> eos_ids, bool ignore_eos,
+         const py::kwargs& run) {
+        const RunOptions options = run_options(run);
+        const GenerateOptions generation{max_new_tokens, temperature,        top_k,     top_p,
+                                         seed,           std::move(eos_ids), ignore_eos};
+        py::gil_scoped_release release;
+        return generate(self, prompts, generation, options);
+      },
+      py::arg("prompts"), py::arg("max_new_tokens") = 64, py::arg("temperature") = 0.0,
+      py::arg("top_k") = 0, py::arg("top_p") = 1.0, py::arg("seed") = 0,
+      py::arg("eos_ids") = std::vector<int64_t>(), py::arg("ignore_eos") = false,
+      "Answers as token ids, without prompt and end token.");
+  model.def(
+      "answer_jobs",
+      [](Model& self, const std::vector<Intervention>& arms, const Prompts& prompts,
+         const std::vector<std::pair<int64_t, int64_t>>& jobs, int64_t max_new_tokens,
+         const py::object& sink, const py::kwargs& run) {
+        const RunOptions options = run_options(run);
+        std::vector<SweepJob> wanted;
+        for (const auto& [arm, prompt] : jobs) wanted.push_back({arm, prompt});
+        GenerateOptions generation;
+        generation.max_new_tokens = max_new_tokens;
+        py::gil_scoped_release release;
+        answer_jobs(self, arms, prompts, wanted, generation, options,
+                    [&](std::span<const SweepJob> done, std::span<const TokenIds> answers) {
+                      py::gil_scoped_acquire gil;
+                      std::vector<std::pair<int64_t, int64_t>> which;
+                      for (const SweepJob& job : done) which.emplace_back(job.arm, job.prompt);
+                      sink(which, Prompts(answers.begin(), answers.end()));
+                    });
+      },
+      py::arg("arms"), py::arg("prompts"), py::arg("jobs"), py::arg("max_new_tokens"),
+      py::arg("sink"),
+      "Greedy answers of (arm, prompt) jobs; calls sink(jobs, answers) batch by batch.");
+  model.def(
+      "log_likelihood",
+      [](Model& self, const Prompts& prompts, const Prompts& continuations, const py::kwargs& run) {
+        const RunOptions options = run_options(run);
+        py::gil_scoped_release release;
+        return log_likelihood(self, prompts, continuations, options);
+      },
+      py::arg("prompts"), py::arg("continuations"),
+      "Sum of log probabilities of each continuation, nats, float64 [n].");
+  model.def(
+      "divergence",
+      [](Model& self, const Prompts& prompts, const Prompts& continuations, const py::kwargs& run) {
+        const RunOptions options = run_options(run);
+        py::gil_scoped_release release;
+        Divergence out = divergence(self, prompts, continuations, options);
+        return std::pair(out.kl, out.log_likelihood);
+      },
+      py::arg("prompts"), py::arg("continuations"),
+      "(KL from arm 0, log likelihood), each float64 [arms, n].");
+}
+
+}  // namespace cna::python

@@ -1,0 +1,154 @@
+#include "bindings.hpp"
+#include "cna/error.hpp"
+#include "cna/torch/graft.hpp"
+#include "cna/torch/live.hpp"
+
+namespace cna::python {
+namespace {
+
+/// What a live model's owner says of it.
+ModelInfo info_from(const py::dict& d) {
+  ModelInfo info;
+  info.id = py::cast<std::string>(d["model_id"]);
+  info.weights_hash = py::cast<std::string>(d["weights_hash"]);
+  info.shape = {py::cast<int64_t>(d["n_layers"]), py::cast<int64_t>(d["width"])};
+  info.hidden = py::cast<int64_t>(d["hidden_size"]);
+  info.vocab = py::cast<int64_t>(d["vocab_size"]);
+  info.max_positions = py::cast<int64_t>(d["max_positions"]);
+  info.dtype = py::cast<at::ScalarType>(d["dtype"]);
+  info.device = c10::Device(py::cast<std::string>(d["device"]));
+  info.eos_ids = py::cast<std::vector<int64_t>>(d["eos_token_ids"]);
+  info.neuron_sites = py::cast<std::vector<std::string>>(d["neuron_sites"]);
+  info.residual_sites = py::cast<bool>(d["residual_sites"]);
+  for (const auto& [heads, key, value] :
+       py::cast<std::vector<std::tuple<int64_t, int64_t, int64_t>>>(d["cache"]))
+    info.cache.push_back({heads, key, value});
+  for (const auto& device : py::cast<std::vector<std::string>>(d["cache_devices"]))
+    info.cache_devices.emplace_back(device);
+  return info;
+}
+
+/// Calls Python with the GIL held; the callables live as long as the host.
+std::unique_ptr<Host> live_host(const py::dict& info, const py::function& forward,
+                                const py::function& move) {
+  // Released under the GIL, wherever the last owner is.
+  const auto keep = [](const py::function& f) {
+    return std::shared_ptr<py::function>(new py::function(f), [](py::function* held) {
+      py::gil_scoped_acquire gil;
+      delete held;
+    });
+  };
+  auto run = [f = keep(forward)](const Step& step, Taps& taps) {
+    py::gil_scoped_acquire gil;
+    return py::cast<at::Tensor>(
+        (*f)(step.ids, step.mask, step.positions, step.keep, step.cache, taps.shared_from_this()));
+  };
+  auto to = [f = keep(move)](c10::Device device) {
+    py::gil_scoped_acquire gil;
+    (*f)(device.str());
+  };
+  return std::make_unique<LiveHost>(info_from(info), std::move(run), std::move(to));
+}
+
+}  // namespace
+
+py::class_<Model> bind_host(py::module_& m) {
+  py::class_<Taps, std::shared_ptr<Taps>>(m, "Taps",
+                                          "The taps of one model, called by a live model's hooks.")
+      .def(
+          "apply",
+          [](Taps& t, const at::Tensor& x, int64_t slot, int64_t first,
+             const std::optional<py::function>& gather) {
+            const TapShard shard{first, [&](const at::Tensor& part) {
+                                   return py::cast<at::Tensor>((*gather)(part));
+                                 }};
+            try {
+              return t.apply(x, slot, gather ? &shard : nullptr);
+            } catch (py::error_already_set&) {  // Python carries it from here, and only once
+              t.stopped = nullptr;
+              throw;
+            }
+          },
+          py::arg("x"), py::arg("slot"), py::arg("first") = 0, py::arg("gather") = py::none(),
+          "Records and edits x [rows, tokens, features]; returns it, or a changed copy. With "
+          "`gather`, x holds the features from `first` on, and gather makes a recording whole.")
+      .def(
+          "slot",
+          [](const Taps& t, const std::string& site, int64_t layer) {
+            return t.slot(site_from(site), layer);
+          },
+          py::arg("site"), py::arg("layer"));
+
+  py::class_<Model> model(m, "Model", "A language model with taps.");
+  model
+      .def_static(
+          "load",
+          [](const std::filesystem::path& path, const std::string& pattern,
+             const std::string& device, bool verify) {
+            py::gil_scoped_release release;
+            return Model::load(path, {pattern, c10::Device(device), verify});
+          },
+          py::arg("path"), py::arg("pattern") = "", py::arg("device") = "cpu",
+          py::arg("verify") = true,
+          "Opens an exported folder, or any traced TorchScript language model.")
+      .def_static(
+          "live",
+          [](const py::dict& info, const py::function& forward, const py::function& move) {
+            return Model(live_host(info, forward, move));
+          },
+          py::arg("info"), py::arg("forward"), py::arg("move"),
+          "A model that Python runs: forward(ids, mask, positions, keep, cache, taps) -> logits.")
+      .def(
+          "to",
+          [](Model& self, const std::string& device) {
+            py::gil_scoped_release release;
+            self.to(c10::Device(device));
+          },
+          py::arg("device"))
+      .def(
+          "dry_run",
+          [](Model& self, int64_t rows, int64_t fresh, int64_t past) {
+            py::gil_scoped_release release;
+            return dry_run(self, rows, fresh, past);
+          },
+          py::arg("rows"), py::arg("fresh"), py::arg("past"),
+          "Shape of the logits of one step of zeros; on 'meta' it finds leftover device constants.")
+      .def_property_readonly("id", [](const Model& s) { return s.info().id; })
+      .def_property_readonly("weights_hash", [](const Model& s) { return s.info().weights_hash; })
+      .def_property_readonly(
+          "shape",
+          [](const Model& s) { return std::pair(s.info().shape.layers, s.info().shape.width); },
+          "(n_layers, width)")
+      .def_property_readonly("hidden", [](const Model& s) { return s.info().hidden; })
+      .def_property_readonly("vocab", [](const Model& s) { return s.info().vocab; })
+      .def_property_readonly("max_positions", [](const Model& s) { return s.info().max_positions; })
+      .def_property_readonly("dtype", [](const Model& s) { return c10::toString(s.info().dtype); })
+      .def_property_readonly("device", [](const Model& s) { return s.info().device.str(); })
+      .def_property_readonly("eos_ids", [](const Model& s) { return s.info().eos_ids; })
+      .def_property_readonly("neuron_sites", [](const Model& s) { return s.info().neuron_sites; })
+      .def_property_readonly("has_cache", [](const Model& s) { return s.info().has_cache(); })
+      .def_property_readonly("has_residual_sites",
+                             [](const Model& s) { return s.info().residual_sites; });
+
+  m.def(
+      "inspect_archive",
+      [](const std::filesystem::path& path, const std::string& pattern) {
+        ModelInfo info;
+        {
+          py::gil_scoped_release release;
+          info = inspect_torchscript(path, pattern);
+        }
+        py::dict out;
+        out["n_layers"] = info.shape.layers;
+        out["width"] = info.shape.width;
+        out["hidden_size"] = info.hidden;
+        out["neuron_sites"] = info.neuron_sites;
+        out["residual_sites"] = info.residual_sites;
+        return out;
+      },
+      py::arg("path"), py::arg("pattern") = "", "What grafting finds in a TorchScript file.");
+  m.attr("down_projection") = kDownProjection;
+  return model;
+}
+
+}  // namespace cna::python

@@ -1,0 +1,167 @@
+#include "run.hpp"
+
+#include <ATen/ATen.h>
+
+#include <numeric>
+
+#include "cna/error.hpp"
+#include "cna/torch/tap.hpp"
+#include "step_error.hpp"
+
+namespace cna {
+namespace {
+
+/// What one more batch costs, in tokens: reading all weights once takes as long as about so many.
+constexpr int64_t kBatchOverhead = 48;
+
+/// Tokens per batch where the caller set none. Passes over whole prompts on a CPU are fastest when
+/// a batch's activations stay in its caches (640 beat 400 and 2048 on SmolLM2, docs/benchmarks.md).
+int64_t default_batch_tokens(c10::Device device, bool generates) {
+  return generates || !device.is_cpu() ? 16384 : 640;
+}
+
+}  // namespace
+
+Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
+         const RunOptions& options, int64_t room)
+    : model_(model),
+      turn_(model.take_turn(function)),
+      prompts_(prompts),
+      options_(options),
+      room_(room) {
+  const ModelInfo& about = info();
+  require_prompts(function, prompts, about.vocab, about.max_positions, room);
+  if (options.batch_rows < 1 || options.batch_tokens < 0)
+    throw_value_error(
+        "{}: expected batches of at least one prompt, got {} rows and {} tokens; pass "
+        "a batch size of 1 or more",
+        function, options.batch_rows, options.batch_tokens);
+  options.intervention.require_fits(about.shape, about.hidden, about.residual_sites);
+  if (!options.arm_of_prompt.empty() && options.arm_of_prompt.size() != prompts.size())
+    throw_value_error(
+        "{}: expected one strength per prompt ({}), got {}; pass one for each prompt, "
+        "or a single one",
+        function, prompts.size(), options.arm_of_prompt.size());
+  for (const int64_t arm : options.arm_of_prompt) {
+    if (arm < 0 || arm >= options.intervention.arms())
+      throw_index_error("{}: expected arms below {}, got {}; name an arm of the intervention",
+                        function, options.intervention.arms(), arm);
+  }
+  host().taps().poll = options.poll;
+  try {
+    compute_prefix();
+  } catch (...) {
+    host().taps().set_edits({});
+    host().taps().poll = nullptr;
+    throw;
+  }
+}
+
+Run::~Run() {
+  host().taps().set_edits({});
+  host().taps().record({});
+  host().taps().poll = nullptr;
+}
+
+std::vector<int64_t> Run::arms(std::span<const int64_t> rows) const {
+  std::vector<int64_t> out(rows.size(), 0);
+  if (options_.arm_of_prompt.empty()) return out;
+  for (size_t i = 0; i < rows.size(); ++i)
+    out[i] = options_.arm_of_prompt[static_cast<size_t>(rows[i])];
+  return out;
+}
+
+void Run::steer(std::span<const int64_t> rows) {
+  host().taps().set_edits(
+      options_.intervention.bind(arms(rows), info().shape.layers, info().dtype, info().device));
+}
+
+std::vector<Batch> Run::batches() const {
+  // Files traced elsewhere often hold the batch size of their example: one prompt at a time.
+  const int64_t rows = info().has_cache() ? options_.batch_rows : 1;
+  const int64_t tokens = options_.batch_tokens > 0 ? options_.batch_tokens
+                                                   : default_batch_tokens(info().device, room_ > 0);
+  return make_batches(prompts_, prefix_, {rows, tokens, room_ > 0 ? 0 : kBatchOverhead},
+                      info().device);
+}
+
+void Run::compute_prefix() {
+  const int64_t arms = options_.arm_of_prompt.empty() ? 1 : options_.intervention.arms();
+  if (!options_.share_prefix || !info().has_cache()) return;
+  if (static_cast<int64_t>(prompts_.size()) <= arms) return;
+  prefix_ = common_prefix(prompts_);
+  if (prefix_ == 0) return;
+  c10::InferenceMode guard;
+  const auto longs = at::TensorOptions(at::kLong).device(info().device);
+  const TokenIds& first = prompts_[0];
+  Step step;
+  step.ids =
+      at::tensor(at::ArrayRef<int64_t>(first.data(), static_cast<size_t>(prefix_)), at::kLong)
+          .to(info().device)
+          .unsqueeze(0)
+          .repeat({arms, 1});
+  step.mask = at::ones({arms, prefix_}, longs);
+  step.positions = at::arange(prefix_, longs).unsqueeze(0).repeat({arms, 1});
+  step.keep = at::full({1}, prefix_ - 1, longs);
+  const int64_t prefix = std::exchange(prefix_, 0);  // the buffers below start empty
+  std::vector<int64_t> rows(static_cast<size_t>(arms));
+  std::iota(rows.begin(), rows.end(), int64_t{0});
+  step.cache = cache(rows, prefix);
+  host().taps().set_edits(
+      options_.intervention.bind(rows, info().shape.layers, info().dtype, info().device));
+  host().run_to_last_tap(step);
+  prefix_cache_ = step.cache;
+  prefix_ = prefix;
+}
+
+std::vector<at::Tensor> Run::cache(std::span<const int64_t> rows, int64_t capacity) const {
+  std::vector<at::Tensor> out;
+  const auto n = static_cast<int64_t>(rows.size());
+  const std::vector<int64_t> arm = prefix_ > 0 ? arms(rows) : std::vector<int64_t>();
+  const bool one_arm = prefix_ > 0 && prefix_cache_[0].size(0) == 1;
+  at::Tensor index;
+  if (prefix_ > 0 && !one_arm) index = at::tensor(arm, at::kLong);
+  for (size_t i = 0; i < info().cache.size(); ++i) {
+    const CacheShape& layer = info().cache[i];
+    const auto options = at::TensorOptions(info().dtype).device(info().cache_device(i));
+    if (index.defined()) index = index.to(options.device());
+    for (const int64_t dim : {layer.key_dim, layer.value_dim}) {
+      at::Tensor buffer;
+      try {
+        buffer = at::empty({n, layer.heads, capacity, dim}, options);
+      } catch (const std::exception& error) {
+        throw_allocation_error(n, capacity, error);
+      }
+      if (prefix_ > 0) {
+        const at::Tensor& filled = prefix_cache_[out.size()];
+        buffer.narrow(2, 0, prefix_)
+            .copy_(one_arm ? filled.expand({n, -1, -1, -1}) : filled.index_select(0, index));
+      }
+      out.push_back(std::move(buffer));
+    }
+  }
+  return out;
+}
+
+Step Run::first_step(const Batch& batch, const std::vector<at::Tensor>& cache,
+                     at::Tensor keep) const {
+  const auto rows = static_cast<int64_t>(batch.rows.size());
+  return {batch.ids, batch.mask, batch.positions, std::move(keep),
+          view_cache(cache, rows, batch.mask.size(1))};
+}
+
+void Run::report(int64_t done, int64_t total) const {
+  if (options_.poll) options_.poll();
+  if (options_.progress) options_.progress(done, total);
+}
+
+std::vector<at::Tensor> view_cache(const std::vector<at::Tensor>& cache, int64_t rows,
+                                   int64_t total) {
+  std::vector<at::Tensor> out;
+  out.reserve(cache.size());
+  for (const at::Tensor& buffer : cache)
+    out.push_back(buffer.narrow(0, 0, rows).narrow(2, 0, total));
+  return out;
+}
+
+}  // namespace cna

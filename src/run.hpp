@@ -1,0 +1,57 @@
+/// A run over prompts: holds the model's turn, the edits, and the keys and values of the prefix.
+///
+/// Private to the library: it keeps references to what its caller passed and lives inside one call.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "cna/torch/model.hpp"
+#include "cna/torch/tokens.hpp"
+
+namespace cna {
+
+class Run {
+ public:
+  /// @param room  tokens that will follow each prompt, for the length check.
+  Run(const char* function, Model& model, std::span<const TokenIds> prompts,
+      const RunOptions& options, int64_t room = 0);
+  ~Run();
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+
+  [[nodiscard]] Host& host() { return model_.host(); }
+  [[nodiscard]] const ModelInfo& info() const { return model_.info(); }
+  [[nodiscard]] std::span<const TokenIds> prompts() const { return prompts_; }
+  [[nodiscard]] int64_t prefix() const { return prefix_; }
+  [[nodiscard]] std::vector<Batch> batches() const;
+  [[nodiscard]] std::vector<int64_t> arms(std::span<const int64_t> rows) const;
+
+  /// Edits for a batch whose rows are these prompts; stays until the next call.
+  void steer(std::span<const int64_t> rows);
+  /// Key and value buffers [rows, heads, capacity, dim] with the prefix filled in.
+  /// @throws OutOfMemory if the device has no room for them.
+  [[nodiscard]] std::vector<at::Tensor> cache(std::span<const int64_t> rows,
+                                              int64_t capacity) const;
+  /// The first step of a batch; `cache` from above, `keep` indices into the new tokens.
+  [[nodiscard]] Step first_step(const Batch& batch, const std::vector<at::Tensor>& cache,
+                                at::Tensor keep) const;
+  void report(int64_t done, int64_t total) const;
+
+ private:
+  void compute_prefix();
+
+  Model& model_;
+  Model::Turn turn_;
+  std::span<const TokenIds> prompts_;
+  const RunOptions& options_;
+  int64_t room_;
+  int64_t prefix_ = 0;
+  std::vector<at::Tensor> prefix_cache_;  // [arms, heads, prefix, dim]
+};
+
+/// The buffers' first `rows` rows and `total` places.
+[[nodiscard]] std::vector<at::Tensor> view_cache(const std::vector<at::Tensor>& cache, int64_t rows,
+                                                 int64_t total);
+
+}  // namespace cna

@@ -1,0 +1,114 @@
+#include "cna/torch/sweep.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "cna/error.hpp"
+
+namespace cna {
+namespace {
+
+void require_jobs(std::span<const Intervention> arms, size_t prompts,
+                  std::span<const SweepJob> jobs) {
+  for (const Intervention& arm : arms) {
+    if (arm.arms() != 1)
+      throw_value_error("sweep: expected one strength per arm, got {}; pass each as an arm",
+                        arm.arms());
+  }
+  for (const SweepJob& job : jobs) {
+    if (job.arm < 0 || job.arm >= static_cast<int64_t>(arms.size()) || job.prompt < 0 ||
+        job.prompt >= static_cast<int64_t>(prompts))
+      throw_index_error(
+          "sweep: expected jobs of {} arms and {} prompts, got arm {}, prompt {}; count from 0",
+          arms.size(), prompts, job.arm, job.prompt);
+  }
+}
+
+/// The batch's run: only the arms that it uses, behind what the caller steers anyway.
+RunOptions options_of(std::span<const SweepJob> jobs, std::span<const Intervention> arms,
+                      const RunOptions& options) {
+  RunOptions run = options;
+  run.arm_of_prompt.clear();
+  std::vector<int64_t> used;
+  std::vector<Intervention> parts;
+  for (const SweepJob& job : jobs) {
+    auto place = std::find(used.begin(), used.end(), job.arm);
+    if (place == used.end()) {
+      parts.push_back(arms[static_cast<size_t>(job.arm)]);
+      place = used.insert(used.end(), job.arm);
+    }
+    run.arm_of_prompt.push_back(place - used.begin());
+  }
+  run.intervention = options.intervention.then(Intervention::concat(parts));
+  return run;
+}
+
+}  // namespace
+
+void answer_jobs(Model& model, std::span<const Intervention> arms,
+                 std::span<const TokenIds> prompts, std::span<const SweepJob> jobs,
+                 const GenerateOptions& generation, const RunOptions& options,
+                 const SweepSink& sink) {
+  require_jobs(arms, prompts.size(), jobs);
+  if (options.intervention.arms() != 1)
+    throw_value_error(
+        "sweep: expected steering with one strength around a sweep, got {} strengths; give each "
+        "its own arm",
+        options.intervention.arms());
+  const auto at_once = static_cast<size_t>(std::max<int64_t>(options.batch_rows, 1));
+  RunOptions quiet = options;
+  quiet.progress = nullptr;
+  for (size_t first = 0; first < jobs.size(); first += at_once) {
+    const auto chunk = jobs.subspan(first, std::min(at_once, jobs.size() - first));
+    std::vector<TokenIds> asked;
+    for (const SweepJob& job : chunk) asked.push_back(prompts[static_cast<size_t>(job.prompt)]);
+    sink(chunk, generate(model, asked, generation, options_of(chunk, arms, quiet)));
+    if (options.progress)
+      options.progress(static_cast<int64_t>(first + chunk.size()),
+                       static_cast<int64_t>(jobs.size()));
+  }
+}
+
+Sweep sweep(Model& model, std::span<const Intervention> arms, std::span<const TokenIds> prompts,
+            const GenerateOptions& generation, const RunOptions& options) {
+  if (arms.empty()) throw_value_error("sweep: expected at least one arm, got none; pass strengths");
+  std::vector<SweepJob> jobs;
+  for (size_t arm = 0; arm < arms.size(); ++arm)
+    for (size_t prompt = 0; prompt < prompts.size(); ++prompt)
+      jobs.push_back({static_cast<int64_t>(arm), static_cast<int64_t>(prompt)});
+  Sweep out;
+  out.answers.assign(arms.size(), std::vector<TokenIds>(prompts.size()));
+  answer_jobs(
+      model, arms, prompts, jobs, generation, options,
+      [&](std::span<const SweepJob> done, std::span<const TokenIds> answers) {
+        for (size_t i = 0; i < done.size(); ++i)
+          out.answers[static_cast<size_t>(done[i].arm)][static_cast<size_t>(done[i].prompt)] =
+              answers[i];
+      });
+  std::vector<TokenIds> asked, said;
+  std::vector<int64_t> numbers;
+  for (size_t prompt = 0; prompt < prompts.size(); ++prompt) {
+    if (out.answers[0][prompt].empty()) continue;
+    asked.push_back(prompts[prompt]);
+    said.push_back(out.answers[0][prompt]);
+    numbers.push_back(static_cast<int64_t>(prompt));
+  }
+  const auto all = [&] {
+    return at::full({static_cast<int64_t>(arms.size()), static_cast<int64_t>(prompts.size())},
+                    std::numeric_limits<double>::quiet_NaN(), at::kDouble);
+  };
+  out.along_reference = {all(), all()};
+  if (asked.empty()) return out;
+  RunOptions run = options;
+  run.intervention = options.intervention.then(
+      Intervention::concat(std::vector<Intervention>(arms.begin(), arms.end())));
+  const Divergence found = divergence(model, asked, said, run);
+  const at::Tensor index = at::tensor(numbers, at::kLong);
+  out.along_reference.kl.index_copy_(1, index, found.kl);
+  out.along_reference.log_likelihood.index_copy_(1, index, found.log_likelihood);
+  return out;
+}
+
+}  // namespace cna
