@@ -89,6 +89,18 @@ if(NOT CNA_EIGEN_INCLUDE)
 endif()
 add_library(cna::eigen INTERFACE IMPORTED GLOBAL)
 target_include_directories(cna::eigen SYSTEM INTERFACE "${CNA_EIGEN_INCLUDE}")
+# Arrays cross the library's boundary, so both sides must allocate and free in one way. Eigen picks
+# its way by the compiler's flags: with AVX (as by -march=native) it aligns to 32 or 64 bytes, with
+# AddressSanitizer it does not trust malloc, and then `free` meets another pointer than `malloc` gave
+# out. Both choices are made here, for every target that links cna: what Eigen picks by itself for a
+# plain 64-bit build. Either one alone is not enough.
+if(CMAKE_SIZEOF_VOID_P EQUAL 8)
+  set(_cna_malloc_is_aligned 1)  # malloc gives out multiples of 16
+else()
+  set(_cna_malloc_is_aligned 0)
+endif()
+target_compile_definitions(cna::eigen INTERFACE
+  EIGEN_MAX_ALIGN_BYTES=16 EIGEN_MALLOC_ALREADY_ALIGNED=${_cna_malloc_is_aligned})
 
 # --- nlohmann json: only to build cna itself ---------------------------------------------------
 find_path(CNA_JSON_INCLUDE nlohmann/json.hpp
