@@ -1,4 +1,5 @@
-# Defines cna::eigen, cna::fmt, cna::json and cna::libtorch from what is installed.
+# Defines cna::eigen, cna::fmt, cna::json and, if CNA_TORCH is on, cna::libtorch from what is
+# installed.
 #
 # LibTorch is the one of the Python environment (or the caller's own find_package(Torch)), taken by
 # folder: Torch's own CMake package asks for a CUDA toolkit, which running on CUDA does not need.
@@ -12,7 +13,7 @@ endif()
 # An installed package lies in <site-packages>/cna/share/cmake/cna.
 get_filename_component(_cna_site "${CMAKE_CURRENT_LIST_DIR}/../../../.." ABSOLUTE)
 list(APPEND _cna_prefixes "${_cna_site}")
-if(NOT CNA_TORCH_ROOT AND NOT TARGET torch)
+if(NOT CNA_TORCH OR (NOT CNA_TORCH_ROOT AND NOT TARGET torch))
   find_program(CNA_PYTHON_PROGRAM NAMES python3 python)
   if(CNA_PYTHON_PROGRAM)
     execute_process(
@@ -23,7 +24,9 @@ if(NOT CNA_TORCH_ROOT AND NOT TARGET torch)
 endif()
 
 # --- LibTorch ---------------------------------------------------------------------------------
-if(TARGET torch)
+if(NOT CNA_TORCH)
+  # The core alone: torch is not looked for.
+elseif(TARGET torch)
   add_library(cna::libtorch INTERFACE IMPORTED GLOBAL)
   target_link_libraries(cna::libtorch INTERFACE torch)
   set(CNA_TORCH_ROOT "${TORCH_INSTALL_PREFIX}")
@@ -36,7 +39,8 @@ else()
     message(FATAL_ERROR
       "cna: expected an installed PyTorch, found none; install it and build in the same environment:\n"
       "  pip install torch\n  pip install .\n"
-      "From CMake alone, pass -DCNA_TORCH_ROOT=<site-packages>/torch.")
+      "From CMake alone, pass -DCNA_TORCH_ROOT=<site-packages>/torch.\n"
+      "For the core without models, pass -DCNA_TORCH=OFF.")
   endif()
   get_filename_component(CNA_TORCH_ROOT "${CNA_TORCH_ROOT}" REALPATH)
   set(_lib "${CNA_TORCH_ROOT}/lib/${CMAKE_SHARED_LIBRARY_PREFIX}")
@@ -60,22 +64,39 @@ function(_cna_read_torch_version)
   include("${CNA_TORCH_ROOT}/share/cmake/Torch/TorchConfigVersion.cmake")
   set(CNA_TORCH_VERSION "${PACKAGE_VERSION}" PARENT_SCOPE)
 endfunction()
-_cna_read_torch_version()
-if(CNA_TORCH_VERSION VERSION_LESS 2.9)
-  message(FATAL_ERROR "cna: expected PyTorch 2.9 or newer, found ${CNA_TORCH_VERSION} in "
-    "${CNA_TORCH_ROOT}; pip install --upgrade torch")
+if(CNA_TORCH)
+  _cna_read_torch_version()
+  if(CNA_TORCH_VERSION VERSION_LESS 2.9)
+    message(FATAL_ERROR "cna: expected PyTorch 2.9 or newer, found ${CNA_TORCH_VERSION} in "
+      "${CNA_TORCH_ROOT}; pip install --upgrade torch")
+  endif()
+  message(STATUS "cna: PyTorch ${CNA_TORCH_VERSION} (${CNA_TORCH_ROOT})")
+  get_filename_component(_cna_torch_site "${CNA_TORCH_ROOT}" DIRECTORY)
+  list(APPEND _cna_prefixes "${_cna_torch_site}")
 endif()
-message(STATUS "cna: PyTorch ${CNA_TORCH_VERSION} (${CNA_TORCH_ROOT})")
-get_filename_component(_cna_torch_site "${CNA_TORCH_ROOT}" DIRECTORY)
-list(APPEND _cna_prefixes "${_cna_torch_site}")
 
-# --- fmt: the headers inside torch, so that one process sees one version ----------------------
+# --- fmt: the headers inside torch, so that one process sees one version; without torch the
+# system's, or the wheel cmeel-fmt --------------------------------------------------------------
 add_library(cna::fmt INTERFACE IMPORTED GLOBAL)
-if(EXISTS "${CNA_TORCH_ROOT}/include/fmt/format.h")
-  target_include_directories(cna::fmt SYSTEM INTERFACE "${CNA_TORCH_ROOT}/include")
+set(_cna_fmt "")
+if(CNA_TORCH AND EXISTS "${CNA_TORCH_ROOT}/include/fmt/format.h")
+  set(_cna_fmt "${CNA_TORCH_ROOT}/include")
+else()
+  find_package(fmt QUIET GLOBAL)  # GLOBAL: also for the project that took cna by FetchContent
+  if(NOT TARGET fmt::fmt-header-only)
+    find_path(CNA_FMT_INCLUDE fmt/format.h
+      HINTS ${_cna_prefixes} PATH_SUFFIXES cmeel.prefix/include include
+      DOC "Folder that holds fmt/format.h")
+    if(NOT CNA_FMT_INCLUDE)
+      message(FATAL_ERROR "cna: expected fmt, found none; pip install cmeel-fmt")
+    endif()
+    set(_cna_fmt "${CNA_FMT_INCLUDE}")
+  endif()
+endif()
+if(_cna_fmt)
+  target_include_directories(cna::fmt SYSTEM INTERFACE "${_cna_fmt}")
   target_compile_definitions(cna::fmt INTERFACE FMT_HEADER_ONLY=1)
 else()
-  find_package(fmt REQUIRED)
   target_link_libraries(cna::fmt INTERFACE fmt::fmt-header-only)
 endif()
 
@@ -89,6 +110,18 @@ if(NOT CNA_EIGEN_INCLUDE)
 endif()
 add_library(cna::eigen INTERFACE IMPORTED GLOBAL)
 target_include_directories(cna::eigen SYSTEM INTERFACE "${CNA_EIGEN_INCLUDE}")
+# Arrays cross the library's boundary, so both sides must allocate and free in one way. Eigen picks
+# its way by the compiler's flags: with AVX (as by -march=native) it aligns to 32 or 64 bytes, with
+# AddressSanitizer it does not trust malloc, and then `free` meets another pointer than `malloc` gave
+# out. Both choices are made here, for every target that links cna: what Eigen picks by itself for a
+# plain 64-bit build. Either one alone is not enough.
+if(CMAKE_SIZEOF_VOID_P EQUAL 8)
+  set(_cna_malloc_is_aligned 1)  # malloc gives out multiples of 16
+else()
+  set(_cna_malloc_is_aligned 0)
+endif()
+target_compile_definitions(cna::eigen INTERFACE
+  EIGEN_MAX_ALIGN_BYTES=16 EIGEN_MALLOC_ALREADY_ALIGNED=${_cna_malloc_is_aligned})
 
 # --- nlohmann json: only to build cna itself ---------------------------------------------------
 find_path(CNA_JSON_INCLUDE nlohmann/json.hpp
