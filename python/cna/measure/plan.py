@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from .. import _core
+from ..base.hashes import hash_of
 from ..hosts.model import Model
 from ..prompts.tasks import Task
 from .arms import Arm, build_arms
-
-
-def _fingerprint(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +81,7 @@ def plan(
         "n_benign": len(prompts["benign"]),
         "versions": {"cna": _core.version, "torch": torch.__version__},
     }
-    fingerprint = _fingerprint(
+    fingerprint = hash_of(
         model.identity,
         settings["dtype"],
         [model.n_layers, model.width],
