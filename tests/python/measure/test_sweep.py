@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,62 @@ def test_unknown_baselines_and_strengths_are_refused(
         sweep(tiny, circuit, task, [float("nan")], [])
     with pytest.raises(ValueError, match="each arm once"):
         sweep(tiny, circuit, task, [0.0], [], arms=neuron_arms("cna", circuit, [0.0]))
+
+
+def test_options_are_what_their_keywords_are(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task
+) -> None:
+    few = {"max_new_tokens": 3, "kl_prompts": 0, "perplexity": False, "quiz_questions": 0}
+    options = cna.SweepOptions(multipliers=[0], baselines=["random"], random_seeds=[1, 2], **few)
+    one = sweep(tiny, circuit, task, options=options, progress=False)
+    two = sweep(tiny, circuit, task, [0.0], ["random"], random_seeds=[1, 2], **few, progress=False)
+    pd.testing.assert_frame_equal(one.table, two.table)
+    assert one.settings == two.settings == json.loads(json.dumps(one.settings))
+    assert one.settings["random_seeds"] == [1, 2] and one.settings["multipliers"] == [0.0, 1.0]
+    both = sweep(tiny, circuit, task, baselines=[], options=options, progress=False)
+    assert list(both.table.method) == ["cna", "cna"] and both.settings["max_new_tokens"] == 3
+    with pytest.raises(TypeError, match=r"sweep: expected settings among .* got 'max_tokens'"):
+        sweep(tiny, circuit, task, max_tokens=3)
+
+
+def test_every_setting_is_named_where_users_look() -> None:
+    for field in dataclasses.fields(cna.SweepOptions):
+        assert re.search(rf"\b{field.name}\b", sweep.__doc__ or "")
+        assert re.search(rf"^        {field.name}: ", cna.SweepOptions.__doc__ or "", re.MULTILINE)
+
+
+def test_options_are_values() -> None:
+    one = cna.SweepOptions(multipliers=np.array([0, 2]), caa_layers=range(3))
+    two = cna.SweepOptions(multipliers=[0.0, 2.0], caa_layers=(0, 1, 2))
+    assert one == two and hash(one) == hash(two)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.batch_size = 1  # type: ignore[misc]
+    assert cna.SweepOptions(baselines="caa").baselines == ("caa",)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("multipliers", [0.0, math.inf]),
+        ("multipliers", "10"),
+        ("multipliers", 0.5),
+        ("caa_coefficients", [math.nan]),
+        ("caa_coefficients", ["much"]),
+        ("baselines", ["caa", "magic"]),
+        ("caa_layers", [-1]),
+        ("caa_layers", 3),
+        ("random_seeds", [0.5]),
+        ("random_seeds", "1"),
+        ("max_new_tokens", 0),
+        ("batch_size", True),
+        ("kl_prompts", -1),
+        ("quiz_questions", 2.5),
+        ("max_prompts", 0),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_in_one_line(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^sweep: expected .*{field}.*, got .*; [^\n]+$"):
+        cna.SweepOptions(**{field: value})
 
 
 def test_size_arms_nest(tiny: cna.Model, task: Task) -> None:
