@@ -25,8 +25,8 @@ from ..prompts.tasks import Task
 from .answers import AnswerLog, generate_answers
 from .arms import Arm
 from .options import SweepOptions, sweep_options
+from .perplexity import fixed_text
 from .plan import plan
-from .quality import fixed_text
 from .quiz_score import quiz_accuracy
 from .result import SweepResult
 from .summary import summarise

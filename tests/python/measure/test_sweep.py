@@ -182,6 +182,8 @@ def test_a_sweep_gives_one_row_per_arm(
     assert base.kl == 0 and base.p_value == 1 and base.alpha == 0
     assert (table[table.method == "cna"].alpha == 1 - table[table.method == "cna"].strength).all()
     assert (table.rate_low <= table.rate).all() and (table.rate <= table.rate_high).all()
+    assert (0 <= table.quality_low).all() and (table.quality_low <= table.quality).all()
+    assert (table.quality <= table.quality_high).all() and (table.quality_high <= 1).all()
     assert ((table.kl >= -1e-6) & np.isfinite(table.perplexity)).all()
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"circuit.json", "table.csv", "answers.csv", "run.json", "report.html"} <= names
@@ -318,14 +320,34 @@ def test_size_arms_nest(tiny: cna.Model, task: Task) -> None:
     assert all(a.strength == 0.0 for a in arms)
 
 
-def test_the_interval_of_a_mean_is_students() -> None:
-    from scipy import stats
+def test_the_interval_of_a_mean_is_a_percentile_bootstrap() -> None:
+    rng = np.random.default_rng(7)
+    for x in (rng.beta(8, 1, 64), rng.normal(3, 2, 30), np.array([0.2, 0.5, 0.9, 0.4])):
+        means = x[rng.integers(0, len(x), (20_000, len(x)))].mean(1)
+        expected = np.percentile(means, [2.5, 97.5])
+        assert mean_interval(list(x)) == pytest.approx(expected, abs=0.05 * x.std())
+        narrow = mean_interval(list(x), confidence=0.5)
+        assert narrow == pytest.approx(np.percentile(means, [25, 75]), abs=0.05 * x.std())
+        assert mean_interval(list(x)) == mean_interval(list(x))  # the draws are fixed
 
-    x = [0.2, 0.5, 0.9, 0.4]
-    low, high = mean_interval(x)
-    expected = stats.t.interval(0.95, 3, loc=np.mean(x), scale=stats.sem(x))
-    assert (low, high) == pytest.approx(expected)
-    assert all(math.isnan(v) for v in mean_interval([1.0]))
+
+def test_the_interval_of_a_mean_stays_within_its_values() -> None:
+    rng = np.random.default_rng(8)
+    for n in (2, 3, 5, 17, 64):
+        for share in (0.1, 0.5, 0.95):
+            x = np.where(rng.random(n) < share, 1.0, rng.random(n))
+            low, high = mean_interval(list(x))
+            assert 0 <= x.min() <= low <= x.mean() <= high <= x.max() <= 1
+    for value in (0.0, 0.1, 1 / 3, 1.0):  # warnings are errors in these tests
+        assert mean_interval([value] * 7) == (value, value)
+    for few in ([], [1.0], [0.5, math.nan, 1.0]):
+        assert all(math.isnan(v) for v in mean_interval(few))
+
+
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(9)
+    held = [low <= 0.8 <= high for low, high in map(mean_interval, rng.beta(4, 1, (300, 64)))]
+    assert 0.90 <= np.mean(held) <= 0.98
 
 
 def test_a_resumed_run_takes_no_answer_of_another_arm(
