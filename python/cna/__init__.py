@@ -40,6 +40,7 @@ from .hosts.export import export
 from .hosts.live import live
 from .hosts.loading import load
 from .hosts.model import Model
+from .measure.options import SweepOptions
 from .measure.result import SweepResult
 from .measure.sweep import sweep
 from .paper import Reproduction, reproduce
@@ -72,6 +73,7 @@ __all__ = [
     "Overlap",
     "Reproduction",
     "SteeringVector",
+    "SweepOptions",
     "SweepResult",
     "UniversalNeurons",
     "analysis",

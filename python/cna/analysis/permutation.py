@@ -1,4 +1,4 @@
-"""How large would |delta| be if the labels of the prompts meant nothing?"""
+"""The permutation null: how large |delta| gets where the labels of the prompts mean nothing."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..base.checks import whole_number
 from ..base.html import frame_html, panel
+from ..circuits.size import circuit_size
+from ..circuits.universal import UniversalNeurons
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 from .recordings import (
+    Bools,
     Floats,
+    Ints,
     Recordings,
     as_array,
-    check_count,
-    choose_k,
     contrasts,
     excluded_places,
     record_sets,
     top_places,
 )
 
+_CALLER = "permutation_null"
 _SLACK = 1e-12  # a relabelling that repeats the observed split must count as equal
 
 
@@ -114,12 +118,15 @@ def permutation_null(
     fraction: float = 0.001,
     seed: int = 0,
     excluded: Iterable[tuple[int, int]] = (),
-    universal: Any = "default",
+    universal: str | UniversalNeurons | None = "default",
     chat: bool | None = None,
     batch_size: int = 64,
     progress: bool = True,
 ) -> PermutationNull:
     """Permutation null of |delta|: labels shuffled over the prompts, sizes of the sets kept.
+
+    Knows the ranking by mean difference only: a circuit found with another `ranking` of
+    `cna.discover` has other strengths, and this says nothing about it.
 
     Assumes that under the null the prompts of both sets could have been exchanged; sets that differ
     in more than the behaviour (length, topic) fail that, and a small p says only "they differ".
@@ -136,66 +143,28 @@ def permutation_null(
         ValueError: labels of one kind, of another number than the prompts, or bad numbers.
         IndexError: an excluded neuron outside the grid.
     """
-    caller = "permutation_null"
-    check_count(n, 1, "n", caller)
-    if isinstance(source, Recordings):
-        if labels is not None:
-            raise ValueError(
-                f"{caller}: expected no labels beside Recordings, got some; the sets label them"
-            )
-        acts = np.concatenate([source.positive, source.negative])
-        flags = np.arange(len(acts)) < len(source.positive)
-        pairs = source.excluded
-    elif isinstance(source, Model):
-        if prompts is None:
-            raise ValueError(f"{caller}: expected prompts with a model, got none; pass prompts=")
-        ids = source.tokenize(prompts, chat)
-        flags = _labels(labels, len(ids))
-        data = record_sets(
-            source,
-            [x for x, f in zip(ids, flags, strict=True) if f],
-            [x for x, f in zip(ids, flags, strict=True) if not f],
-            universal=universal,
-            chat=chat,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        acts = np.concatenate([data.positive, data.negative])
-        flags = np.arange(len(acts)) < len(data.positive)
-        pairs = data.excluded
-    else:
-        acts = as_array(source, caller)
-        flags = _labels(labels, len(acts))
-        pairs = tuple((int(layer), int(index)) for layer, index in excluded)
+    whole_number(n, 1, "n", _CALLER)
+    acts, flags, pairs = _labelled(
+        source, labels, prompts, excluded, universal, chat, batch_size, progress
+    )
     shape = (int(acts.shape[1]), int(acts.shape[2]))
     out = excluded_places(pairs, shape)
-    size = choose_k(k, fraction, shape, len(out), caller)
-
-    positive = int(flags.sum())
-    negative = len(flags) - positive
+    size = circuit_size(shape, fraction, k, excluded=len(out), function=_CALLER)
+    positive, negative = int(flags.sum()), int((~flags).sum())
     signs = np.where(flags, 1.0 / positive, -1.0 / negative)
     delta = next(contrasts(signs[None], acts))[1][0]
     observed = np.abs(delta)
     observed[out] = -1.0
-    bar = observed * (1 - _SLACK)
+    reached = observed * (1 - _SLACK)
     kth = float(np.partition(observed, len(observed) - size)[len(observed) - size])
 
     rng = np.random.default_rng(seed)
     draws = rng.permuted(np.broadcast_to(signs, (n, len(signs))), axis=1)
-    as_large = np.zeros(len(observed), dtype=np.int64)
-    null_max, null_kth = np.empty(n), np.empty(n)
-    for start, block in contrasts(draws, acts):
-        np.abs(block, out=block)
-        block[:, out] = -1.0
-        as_large += (block >= bar).sum(axis=0)
-        rows = slice(start, start + len(block))
-        null_max[rows] = block.max(axis=1)
-        null_kth[rows] = np.partition(block, len(observed) - size, axis=1)[:, len(observed) - size]
+    as_large, null_max, null_kth = _null(draws, acts, reached, out, size)
     p_value = (1 + as_large) / (n + 1)
-    beaten = n - np.searchsorted(np.sort(null_max), bar, side="left")
+    beaten = n - np.searchsorted(np.sort(null_max), reached, side="left")
     p_family = (1 + beaten) / (n + 1)
     p_value[out] = p_family[out] = np.nan
-    choices = math.lgamma(len(flags) + 1) - math.lgamma(positive + 1) - math.lgamma(negative + 1)
     return PermutationNull(
         delta=delta.reshape(shape),
         p_value=p_value.reshape(shape),
@@ -207,26 +176,87 @@ def permutation_null(
         k=size,
         n=n,
         seed=seed,
-        labelings=float(round(math.exp(choices))) if choices < 34 else math.exp(min(choices, 700)),
+        labelings=_labelings(positive, negative),
         excluded=pairs,
     )
 
 
-def _labels(labels: Any, n: int) -> npt.NDArray[np.bool_]:
+def _null(
+    draws: Floats, acts: npt.NDArray[Any], reached: Floats, out: Ints, size: int
+) -> tuple[Ints, Floats, Floats]:
+    """Over the draws: how often each |delta| reaches the observed one; the largest, the k-th."""
+    as_large = np.zeros(len(reached), dtype=np.int64)
+    largest, kth = np.empty(len(draws)), np.empty(len(draws))
+    for start, block in contrasts(draws, acts):
+        np.abs(block, out=block)
+        block[:, out] = -1.0
+        as_large += (block >= reached).sum(axis=0)
+        rows = slice(start, start + len(block))
+        largest[rows] = block.max(axis=1)
+        kth[rows] = np.partition(block, len(reached) - size, axis=1)[:, len(reached) - size]
+    return as_large, largest, kth
+
+
+def _labelings(positive: int, negative: int) -> float:
+    """How many ways there are to label the prompts: a whole number where a float holds it."""
+    choices = math.lgamma(positive + negative + 1)
+    choices -= math.lgamma(positive + 1) + math.lgamma(negative + 1)
+    return float(round(math.exp(choices))) if choices < 34 else math.exp(min(choices, 700))
+
+
+def _labelled(
+    source: Model | Recordings | npt.ArrayLike,
+    labels: Any,
+    prompts: Prompts | None,
+    excluded: Iterable[tuple[int, int]],
+    universal: str | UniversalNeurons | None,
+    chat: bool | None,
+    batch_size: int,
+    progress: bool,
+) -> tuple[npt.NDArray[Any], Bools, tuple[tuple[int, int], ...]]:
+    """Recordings [n_prompts, n_layers, width], their labels, and the neurons to leave out."""
+    if isinstance(source, Recordings):
+        if labels is not None:
+            raise ValueError(
+                f"{_CALLER}: expected no labels beside Recordings, got some; the sets label them"
+            )
+        data = source
+    elif isinstance(source, Model):
+        if prompts is None:
+            raise ValueError(f"{_CALLER}: expected prompts with a model, got none; pass prompts=")
+        ids = source.tokenize(prompts, chat)
+        flags = _labels(labels, len(ids))
+        data = record_sets(
+            source,
+            [x for x, f in zip(ids, flags, strict=True) if f],
+            [x for x, f in zip(ids, flags, strict=True) if not f],
+            universal=universal,
+            chat=chat,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    else:
+        acts = as_array(source, _CALLER)
+        pairs = tuple((int(layer), int(index)) for layer, index in excluded)
+        return acts, _labels(labels, len(acts)), pairs
+    acts = np.concatenate([data.positive, data.negative])
+    return acts, np.arange(len(acts)) < len(data.positive), data.excluded
+
+
+def _labels(labels: Any, n: int) -> Bools:
     if labels is None:
         raise ValueError(
-            "permutation_null: expected labels, got none; pass True for each positive prompt"
+            f"{_CALLER}: expected labels, got none; pass True for each positive prompt"
         )
     flags = np.asarray(labels)
     if flags.ndim != 1 or len(flags) != n or not np.isin(flags, [0, 1]).all():
         raise ValueError(
-            f"permutation_null: expected {n} labels of True or False, one per prompt, got "
+            f"{_CALLER}: expected {n} labels of True or False, one per prompt, got "
             f"{flags.dtype} {list(flags.shape)}; pass True for each positive prompt"
         )
     flags = flags.astype(np.bool_)
     if flags.all() or not flags.any():
         raise ValueError(
-            "permutation_null: expected positive and negative prompts, got one kind only; label "
-            "both"
+            f"{_CALLER}: expected positive and negative prompts, got one kind only; label both"
         )
     return flags

@@ -12,7 +12,7 @@ import torch
 
 from .._core import Circuit, Neuron
 from ..circuits.recording import record
-from ..circuits.universal import UniversalNeurons, universal_neurons
+from ..circuits.universal import UniversalNeurons, universal_filter, universal_neurons
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 
@@ -99,16 +99,11 @@ def record_sets(
     """
     left, right = model.tokenize(positive, chat), model.tokenize(negative, chat)
     acts = record(model, left + right, chat=chat, batch_size=batch_size, progress=progress).numpy()
-    removed: UniversalNeurons | None = None
-    if isinstance(universal, UniversalNeurons):
-        removed = universal
-    elif universal == "default":
-        removed = universal_neurons(model, chat=chat, batch_size=batch_size, progress=progress)
-    elif universal is not None:
-        raise ValueError(
-            "record_sets: expected universal='default', None or cna.universal_neurons(...), got "
-            f"{universal!r}; choose one"
-        )
+    removed = universal_filter(
+        universal,
+        lambda: universal_neurons(model, chat=chat, batch_size=batch_size, progress=progress),
+        "record_sets",
+    )
     return Recordings(acts[: len(left)], acts[len(left) :], removed.neurons if removed else ())
 
 
@@ -156,36 +151,6 @@ def excluded_places(pairs: Iterable[tuple[int, int]], shape: tuple[int, int]) ->
             )
         out.append(layer * width + index)
     return np.asarray(sorted(set(out)), dtype=np.int64)
-
-
-def choose_k(
-    k: int | None, fraction: float, shape: tuple[int, int], excluded: int, caller: str
-) -> int:
-    """The size of a circuit: `k`, or max(1, round(fraction * n_layers * width))."""
-    size = shape[0] * shape[1]
-    if k is None:
-        if not 0 < fraction <= 1:
-            raise ValueError(
-                f"{caller}: expected a fraction above 0 and up to 1, got {fraction}; 0.001 is the "
-                "paper's"
-            )
-        k = max(1, round(fraction * size))
-    if isinstance(k, bool) or k != int(k) or not 1 <= k <= size - excluded:
-        raise ValueError(
-            f"{caller}: expected k between 1 and {size - excluded} neurons, got {k}; choose "
-            "another k"
-        )
-    return int(k)
-
-
-def check_count(value: int, least: int, name: str, caller: str) -> int:
-    """A whole number of at least `least`."""
-    if isinstance(value, bool) or value != int(value) or value < least:
-        raise ValueError(
-            f"{caller}: expected {name} to be a whole number of {least} or more, got {value}; "
-            "choose another"
-        )
-    return int(value)
 
 
 def contrasts(weights: Floats, recordings: npt.NDArray[Any]) -> Iterator[tuple[int, Floats]]:

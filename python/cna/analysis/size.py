@@ -1,4 +1,4 @@
-"""How few neurons keep most of an effect?"""
+"""The smallest circuit: how few neurons keep most of an effect."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from .._core import Circuit
+from ..base.checks import whole_number
 from ..base.html import frame_html, panel
 from ..hosts.model import Model
 from ..prompts.tasks import Task
-from .recordings import check_count
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def smallest_k(effect: Callable[[int], float], k_max: int, *, share: float = 0.8
         ValueError: a share outside (0, 1], an effect at k_max that is not above 0, or one that is
             not finite.
     """
-    check_count(k_max, 1, "k_max", "smallest_k")
+    whole_number(k_max, 1, "k_max", "smallest_k")
     if not 0 < share <= 1:
         raise ValueError(
             f"smallest_k: expected a share above 0 and up to 1, got {share}; 0.8 keeps 80 %"

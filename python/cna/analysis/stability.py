@@ -1,4 +1,4 @@
-"""Would other prompts of the same kind have given the same circuit?"""
+"""Stability: whether other prompts of the same kind would have given the same circuit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from .._core import Circuit
+from ..base.checks import whole_number
 from ..base.html import frame_html, panel, rows_html
+from ..circuits.size import circuit_size
 from ..circuits.universal import UniversalNeurons
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
@@ -18,8 +20,6 @@ from .recordings import (
     Floats,
     Ints,
     Recordings,
-    check_count,
-    choose_k,
     contrasts,
     excluded_places,
     gather,
@@ -137,6 +137,9 @@ def stability(
     understates how well the full prompt sets would repeat. The universal neurons stay the same
     in every draw.
 
+    Knows the ranking by mean difference only: the circuit is the one of `cna.discover` with its
+    default `ranking`, and so is the circuit of every draw.
+
     Args:
         model: the model, with `positive` and `negative` prompts; or the `Recordings` of both.
         k, fraction, universal, chat: as in `cna.discover`.
@@ -144,8 +147,8 @@ def stability(
         ValueError: fewer than two prompts in a set, or bad numbers.
     """
     data = gather(model, positive, negative, universal, chat, batch_size, progress)
-    check_count(n_bootstrap, 1, "n_bootstrap", "stability")
-    check_count(n_halves, 0, "n_halves", "stability")
+    whole_number(n_bootstrap, 1, "n_bootstrap", "stability")
+    whole_number(n_halves, 0, "n_halves", "stability")
     n, m = len(data.positive), len(data.negative)
     if min(n, m) < 2:
         raise ValueError(
@@ -153,7 +156,8 @@ def stability(
             "add prompts"
         )
     excluded = excluded_places(data.excluded, data.shape)
-    size = choose_k(k, fraction, data.shape, len(excluded), "stability")
+    neurons = data.shape[0] * data.shape[1]
+    size = circuit_size(data.shape, fraction, k, excluded=len(excluded), function="stability")
     acts = np.concatenate([data.positive, data.negative])
     rng = np.random.default_rng(seed)
 
@@ -164,20 +168,19 @@ def stability(
 
     whole = np.concatenate([np.full(n, 1.0 / n), np.full(m, -1.0 / m)])[None]
     delta = next(contrasts(whole, acts))[1][0]
-    provenance = {
-        "method": "mean_difference",
-        "k": size,
-        "n_positive": n,
-        "n_negative": m,
-        "seed": seed,
-    }
-    places = select(delta)
-    circuit = make_circuit(delta, places, data.shape, provenance)
-    width = data.shape[1]
-    order = np.asarray([x.layer * width + x.index for x in circuit.neurons], dtype=np.int64)
-    member = np.zeros(data.shape[0] * width, dtype=np.bool_)
-    member[places] = True
-
+    circuit = make_circuit(
+        delta,
+        select(delta),
+        data.shape,
+        {
+            "method": "mean_difference",
+            "k": size,
+            "n_positive": n,
+            "n_negative": m,
+            "seed": seed,
+        },
+    )
+    order = np.asarray([x.layer * data.shape[1] + x.index for x in circuit.neurons], dtype=np.int64)
     draws = np.concatenate(
         [
             rng.multinomial(n, np.full(n, 1 / n), n_bootstrap) / n,
@@ -185,28 +188,39 @@ def stability(
         ],
         axis=1,
     )
-    chosen = np.zeros(len(member), dtype=np.int64)
-    deltas = np.empty((n_bootstrap, size))
-    jaccard = np.empty(n_bootstrap)
+    frequency, deltas, jaccard = _bootstrap(draws, acts, order, select)
+    low, high = np.percentile(deltas, [2.5, 97.5], axis=0)
+    return Stability(
+        circuit=circuit,
+        frequency=frequency,
+        delta_low=low,
+        delta_high=high,
+        bootstrap_jaccard=jaccard,
+        half_jaccard=_halves(acts, n, m, n_halves, rng, select, size),
+        chance_jaccard=size / (2 * (neurons - len(excluded)) - size),
+        n_positive=n,
+        n_negative=m,
+        seed=seed,
+    )
+
+
+def _bootstrap(
+    draws: Floats, acts: Floats, order: Ints, select: Select
+) -> tuple[Floats, Floats, Floats]:
+    """Of the circuit's neurons `order`: share of draws with each, its deltas; Jaccard of each draw."""
+    size = len(order)
+    chosen = np.zeros(acts[0].size, dtype=np.int64)
+    member = np.zeros(acts[0].size, dtype=np.bool_)
+    member[order] = True
+    deltas = np.empty((len(draws), size))
+    jaccard = np.empty(len(draws))
     for start, block in contrasts(draws, acts):
         for i, row in enumerate(block, start=start):
             found = select(row)
             chosen[found] += 1
             deltas[i] = row[order]
             jaccard[i] = _jaccard(int(member[found].sum()), size)
-    low, high = np.percentile(deltas, [2.5, 97.5], axis=0)
-    return Stability(
-        circuit=circuit,
-        frequency=chosen[order] / n_bootstrap,
-        delta_low=low,
-        delta_high=high,
-        bootstrap_jaccard=jaccard,
-        half_jaccard=_halves(acts, n, m, n_halves, rng, select, size),
-        chance_jaccard=size / (2 * (len(member) - len(excluded)) - size),
-        n_positive=n,
-        n_negative=m,
-        seed=seed,
-    )
+    return chosen[order] / len(draws), deltas, jaccard
 
 
 def _halves(

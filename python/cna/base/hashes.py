@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 
-def hash_of(*sets: Sequence[Any]) -> str:
-    """16 hex digits of SHA-256 over lists of JSON values."""
-    return hashlib.sha256(json.dumps([list(s) for s in sets]).encode()).hexdigest()[:16]
+def hash_of(*values: Any) -> str:
+    """16 hex digits of SHA-256 over JSON values; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,7 +7,8 @@ from ..base.progress import bar
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 from .provenance import with_prompt_provenance
-from .universal import UniversalNeurons, universal_neurons
+from .size import circuit_size
+from .universal import UniversalNeurons, universal_filter, universal_neurons
 
 
 def discover(
@@ -40,18 +41,12 @@ def discover(
         ValueError: bad prompts, fraction outside (0, 1], or k beyond the grid.
         RuntimeError: NaN or infinity in the activations.
     """
-    check_size(model, fraction, k)
+    circuit_size((model.n_layers, model.width), fraction, k)
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
-    removed: UniversalNeurons | None = None
-    if isinstance(universal, UniversalNeurons):
-        removed = universal
-    elif universal == "default":
-        removed = universal_neurons(model, chat=chat, batch_size=batch_size, progress=progress)
-    elif universal is not None:
-        raise ValueError(
-            f"discover: expected universal='default', None or cna.universal_neurons(...), got "
-            f"{universal!r}; choose one"
-        )
+    removed = universal_filter(
+        universal,
+        lambda: universal_neurons(model, chat=chat, batch_size=batch_size, progress=progress),
+    )
     intervention, _ = model._steering(1)
     with bar("discover", progress) as update:
         circuit = model.core.discover(
@@ -66,18 +61,3 @@ def discover(
             progress=update,
         )
     return with_prompt_provenance(circuit, model, sides, removed, chat)
-
-
-def check_size(model: Model, fraction: float, k: int | None) -> None:
-    """Raises ValueError unless `fraction` and `k` name a possible size of a circuit."""
-    if k is not None and (isinstance(k, bool) or k != int(k)):
-        raise ValueError(f"discover: expected a whole number for k, got {k}; pass an int")
-    if not 0 < fraction <= 1:
-        raise ValueError(
-            f"discover: expected a fraction above 0 and up to 1, got {fraction}; 0.001 is the paper's"
-        )
-    size = model.n_layers * model.width
-    if k is not None and not 1 <= k <= size:
-        raise ValueError(
-            f"discover: expected k between 1 and {size} neurons, got {k}; choose another k"
-        )

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .. import _core
 from ..base.hashes import hash_of
 from ..hosts.model import Model
-from .universal import UniversalNeurons
+
+if TYPE_CHECKING:
+    from .universal import UniversalNeurons
+
+
+def prompt_hash(*sets: Sequence[Sequence[int]]) -> str:
+    """16 hex digits by which sets of prompts, as token ids, are known again."""
+    return hash_of(*(list(prompts) for prompts in sets))
 
 
 def with_prompt_provenance(
@@ -20,7 +29,7 @@ def with_prompt_provenance(
     """The circuit with the hashes of its prompts (token ids), chat template and universal filter."""
     template = getattr(model.tokenizer, "chat_template", None) if model.uses_chat(chat) else None
     return circuit.with_provenance(
-        prompt_hash=hash_of(*sides),
+        prompt_hash=prompt_hash(*sides),
         chat_template_sha256=(
             hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
         ),

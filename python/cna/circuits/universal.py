@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 
-from ..base.hashes import hash_of
 from ..base.progress import bar
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 from ..prompts.readers import universal_prompts
+from .provenance import prompt_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +71,44 @@ def universal_neurons(
         len(ids),
         share,
         top_fraction,
-        hash_of(ids),
+        prompt_hash(ids),
     )
     if key is not None:
         model.universal_cache[key] = out
     return out
+
+
+def universal_filter(
+    universal: str | UniversalNeurons | None,
+    count: Callable[[], UniversalNeurons | None],
+    function: str = "discover",
+) -> UniversalNeurons | None:
+    """The neurons that an argument `universal` asks to remove; None removes none.
+
+    Args:
+        count: counts them on the built-in prompts, for "default".
+        function: whose argument it is, for messages.
+    Raises:
+        ValueError: something else than "default", None or `UniversalNeurons`.
+    """
+    if universal is None or isinstance(universal, UniversalNeurons):
+        return universal
+    if universal == "default":
+        return count()
+    raise ValueError(
+        f"{function}: expected universal='default', None or cna.universal_neurons(...), got "
+        f"{universal!r}; choose one"
+    )
+
+
+def universal_threshold(prompts: int, share: float) -> int:
+    """How many of so many prompts a universal neuron must fire hard for: ceil(share * prompts).
+
+    Raises ValueError for fewer than 10 prompts, or a share outside (0, 1].
+    """
+    if prompts < 10 or not 0 < share <= 1:
+        raise ValueError(
+            f"universal: expected 10 or more prompts and a share above 0 and up to 1, got {prompts} "
+            f"and {share}; add diverse prompts"
+        )
+    return max(1, math.ceil(share * prompts - 1e-9))  # the guard keeps ceil(0.8 * 10) at 8

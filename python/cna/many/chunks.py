@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
-import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..base.files import write_whole
+from ..base.hashes import hash_of
 from ..hosts.model import Model
 from .ranks import Group
 
@@ -114,5 +113,5 @@ def split(n: int, parts: int) -> list[slice]:
 
 
 def identity(model: Model, *parts: Any) -> str:
-    what = [model.identity, str(model.dtype), *parts]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    """What the numbers of a run depend on, as a short hash: the model, its type and `parts`."""
+    return hash_of(model.identity, str(model.dtype), *parts)

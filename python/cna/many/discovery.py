@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from .. import _core
-from ..circuits.discovery import check_size
 from ..circuits.provenance import with_prompt_provenance
-from ..circuits.universal import UniversalNeurons
+from ..circuits.size import circuit_size
+from ..circuits.universal import UniversalNeurons, universal_filter
 from ..hosts.model import Model
 from ..hosts.shard import require_all_ranks
 from ..hosts.tokens import Prompts
@@ -47,21 +47,15 @@ def discover_distributed(
         RuntimeError: a rank was lost; the message names it.
     """
     require_all_ranks(model, "discover")
-    check_size(model, fraction, k)
+    circuit_size((model.n_layers, model.width), fraction, k)
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
-    if isinstance(universal, str) and universal != "default":
-        raise ValueError(
-            f"discover: expected universal='default', None or cna.universal_neurons(...), got "
-            f"{universal!r}; choose one"
-        )
     with group("discover") as processes:
-        removed: UniversalNeurons | None = None
-        if isinstance(universal, UniversalNeurons):
-            removed = universal
-        elif universal == "default":
-            removed = universal_neurons_distributed(
+        removed = universal_filter(
+            universal,
+            lambda: universal_neurons_distributed(
                 model, chat=chat, batch_size=batch_size, resume=resume, progress=progress
-            )
+            ),
+        )
         moments = contrast_distributed(
             model,
             *sides,

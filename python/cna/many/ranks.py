@@ -1,4 +1,4 @@
-"""The processes of a run, as torchrun starts them. Every failure names the rank that is missing."""
+"""The processes of a run, as torchrun starts them; every failure names the rank that is missing."""
 
 from __future__ import annotations
 

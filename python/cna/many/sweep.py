@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,29 @@ from .. import _core
 from ..hosts.model import Model
 from ..hosts.shard import require_all_ranks
 from ..measure.answers import AnswerLog, answer_jobs
+from ..measure.arms import Arm
+from ..measure.options import SweepOptions, sweep_options
 from ..measure.plan import plan
 from ..measure.result import SweepResult
 from ..measure.sweep import sweep
+from ..prompts.quiz import Question
 from ..prompts.tasks import Task
 from .ranks import group
 
 
 def sweep_distributed(
-    model: Model, circuit: _core.Circuit, task: Task, *args: Any, **kwargs: Any
+    model: Model,
+    circuit: _core.Circuit,
+    task: Task,
+    multipliers: Sequence[float] | None = None,
+    baselines: Sequence[str] | None = None,
+    *,
+    options: SweepOptions | None = None,
+    quiz: Sequence[Question] | None = None,
+    arms: Sequence[Arm] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    **settings: Any,
 ) -> SweepResult | None:
     """As `cna.sweep`, the answers shared out over all processes; the result on rank 0.
 
@@ -30,15 +46,15 @@ def sweep_distributed(
         RuntimeError: a rank was lost; the message names it.
     """
     require_all_ranks(model, "sweep")
-    if kwargs.get("out") is None:
+    options = sweep_options(options, multipliers, baselines, settings)
+    if out is None:
         raise ValueError(
             "sweep: expected out= for a run of several processes, got none; name a folder that they "
             "share"
         )
-    folder = Path(kwargs["out"])
-    unused = ("kl_prompts", "perplexity", "quiz", "quiz_questions", "out")
-    todo = plan(model, circuit, task, *args, **{k: v for k, v in kwargs.items() if k not in unused})
-    batch = int(kwargs.get("batch_size", 64))
+    folder = Path(out)
+    todo = plan(model, circuit, task, options, arms=arms, progress=progress)
+    batch = options.batch_size
     with group("sweep") as processes:
         ids = {
             name: model.tokenize(texts, task.chat) for name, texts in todo.prompts.items() if texts
@@ -57,16 +73,18 @@ def sweep_distributed(
             model,
             mine,
             ids,
-            max_new_tokens=int(todo.settings["max_new_tokens"]),
+            max_new_tokens=options.max_new_tokens,
             batch_size=batch,
             log=log,
-            progress=bool(kwargs.get("progress", True)) and rank == 0,
+            progress=progress and rank == 0,
         )
         processes.wait()
         if rank != 0:
             return None
         _merge_answers(folder, todo.fingerprint)
-    return sweep(model, circuit, task, *args, **kwargs)
+    return sweep(
+        model, circuit, task, options=options, quiz=quiz, arms=arms, out=out, progress=progress
+    )
 
 
 def _merge_answers(folder: Path, fingerprint: str) -> AnswerLog:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.hashes import hash_of
 from ..base.progress import bar
-from ..circuits.universal import UniversalNeurons
+from ..circuits.provenance import prompt_hash
+from ..circuits.universal import UniversalNeurons, universal_threshold
 from ..hosts.model import Model
 from ..hosts.shard import require_all_ranks
 from ..hosts.tokens import Prompts
@@ -40,11 +39,7 @@ def universal_neurons_distributed(
     """
     require_all_ranks(model, "universal_neurons")
     ids = model.tokenize(universal_prompts() if prompts is None else prompts, chat)
-    if len(ids) < 10 or not 0 < share <= 1:
-        raise ValueError(
-            f"universal: expected 10 or more prompts and a share above 0 and up to 1, got {len(ids)} "
-            f"and {share}; add diverse prompts"
-        )
+    least = universal_threshold(len(ids), share)
     n = -(-len(ids) // chunk)
     cuts = split(len(ids), n)
 
@@ -64,8 +59,6 @@ def universal_neurons_distributed(
             total += values
         if processes.rank != 0:
             return None
-    # As UniversalCounter.universal: the guard keeps ceil(0.8 * 10) at 8.
-    least = max(1.0, float(np.ceil(share * len(ids) - 1e-9)))
     hits = (total.reshape(model.n_layers, model.width) >= least).nonzero().tolist()
     neurons = tuple((int(layer), int(index)) for layer, index in hits)
-    return UniversalNeurons(neurons, len(ids), share, top_fraction, hash_of(ids))
+    return UniversalNeurons(neurons, len(ids), share, top_fraction, prompt_hash(ids))

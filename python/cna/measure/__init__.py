@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .quality import fixed_text, mean_interval
+from .intervals import mean_interval
+from .perplexity import fixed_text
 from .quiz_score import quiz_accuracy
 from .summary import summarise
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,8 +12,9 @@ from ..circuits.random_control import random_like
 from ..circuits.vectors import SteeringVector, caa, caa_mlp
 from ..hosts.model import Model
 from ..prompts.tasks import Task
+from .options import BASELINES, SweepOptions
 
-BASELINES = ("random", "caa", "caa-mlp", "no-filter")
+__all__ = ["BASELINES", "Arm", "build_arms", "neuron_arms", "size_arms", "vector_arms"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,67 +95,33 @@ def build_arms(
     model: Model,
     circuit: _core.Circuit,
     task: Task,
-    multipliers: Sequence[float],
-    baselines: Sequence[str],
+    options: SweepOptions,
     *,
-    caa_layers: Sequence[int] | None = None,
-    caa_coefficients: Sequence[float] = (-1.0, -0.5, -0.25),
-    random_seeds: Sequence[int] = (0,),
-    chat: bool | None = None,
-    batch_size: int = 64,
     progress: bool = True,
 ) -> list[Arm]:
     """The arms of a sweep; the first one is the model itself."""
-    for name in baselines:
-        if name not in BASELINES:
-            raise ValueError(
-                f"sweep: expected baselines among {list(BASELINES)}, got '{name}'; choose these"
-            )
-    for m in multipliers:
-        if not math.isfinite(m):
-            raise ValueError(f"sweep: expected finite multipliers, got {m}; pass numbers")
-    strengths = sorted({1.0, *map(float, multipliers)})
     arms = [Arm("cna", None, 1.0, _core.Intervention(1))]
-    arms += [a for a in neuron_arms("cna", circuit, strengths) if a.strength != 1.0]
-    steered = [m for m in strengths if m != 1.0]
-    if "random" in baselines:
-        for seed in random_seeds:
-            name = "random" if list(random_seeds) == [0] else f"random-{seed}"
+    steered = [m for m in options.strengths if m != 1.0]
+    arms += neuron_arms("cna", circuit, steered)
+    if "random" in options.baselines:
+        for seed in options.random_seeds:
+            name = "random" if options.random_seeds == (0,) else f"random-{seed}"
             arms += neuron_arms(name, random_like(circuit, seed), steered)
-    if "no-filter" in baselines:
-        plain = discover(
-            model,
-            task.positive,
-            task.negative,
-            k=len(circuit),
-            universal=None,
-            chat=chat,
-            batch_size=batch_size,
-            progress=progress,
-        )
+    record: dict[str, Any] = {
+        "chat": task.chat,
+        "batch_size": options.batch_size,
+        "progress": progress,
+    }
+    sets = task.positive, task.negative
+    if "no-filter" in options.baselines:
+        plain = discover(model, *sets, k=len(circuit), universal=None, **record)
         arms += neuron_arms("no-filter", plain, steered)
-    if "caa" in baselines:
-        layers = caa_layers
+    if "caa" in options.baselines:
+        layers = options.caa_layers
         if layers is None:
             layers = sorted({model.n_layers * part // 6 for part in (2, 3, 4, 5)})
-        vector = caa(
-            model,
-            task.positive,
-            task.negative,
-            layers=layers,
-            chat=chat,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        arms += vector_arms(vector, caa_coefficients)
-    if "caa-mlp" in baselines:
-        vector = caa_mlp(
-            model,
-            task.positive,
-            task.negative,
-            chat=chat,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        arms += vector_arms(vector, caa_coefficients, per_layer=False)
+        arms += vector_arms(caa(model, *sets, layers=layers, **record), options.caa_coefficients)
+    if "caa-mlp" in options.baselines:
+        everywhere = caa_mlp(model, *sets, **record)
+        arms += vector_arms(everywhere, options.caa_coefficients, per_layer=False)
     return arms

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from .. import _core
+from ..base.hashes import hash_of
 from ..hosts.model import Model
 from ..prompts.tasks import Task
 from .arms import Arm, build_arms
-
-
-def _fingerprint(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+from .options import SweepOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,34 +36,16 @@ def plan(
     model: Model,
     circuit: _core.Circuit,
     task: Task,
-    multipliers: Sequence[float] = (-1.0, 0.0, 0.5, 1.0, 2.0),
-    baselines: Sequence[str] = ("random", "caa"),
+    options: SweepOptions | None = None,
     *,
-    caa_layers: Sequence[int] | None = None,
-    caa_coefficients: Sequence[float] = (-1.0, -0.5, -0.25),
-    random_seeds: Sequence[int] = (0,),
-    max_new_tokens: int = 40,
-    batch_size: int = 64,
-    max_prompts: int | None = None,
     arms: Sequence[Arm] | None = None,
     progress: bool = True,
 ) -> Plan:
     """The arms, prompts and settings of a sweep; arguments and errors as there."""
-    cut = slice(None) if max_prompts is None else slice(0, max_prompts)
+    options = options or SweepOptions()
+    cut = slice(options.max_prompts)
     prompts = {"evaluation": task.evaluation[cut], "benign": task.benign[cut]}
-    chosen = build_arms(
-        model,
-        circuit,
-        task,
-        multipliers,
-        baselines,
-        caa_layers=caa_layers,
-        caa_coefficients=caa_coefficients,
-        random_seeds=random_seeds,
-        chat=task.chat,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    chosen = build_arms(model, circuit, task, options, progress=progress)
     chosen += list(arms or [])
     keys = [arm.key for arm in chosen]
     if repeated := [key for i, key in enumerate(keys) if key in keys[:i]]:
@@ -78,15 +56,12 @@ def plan(
         "model_id": model.model_id,
         "weights_hash": model.core.weights_hash,
         "dtype": str(model.dtype)[6:],
-        "multipliers": sorted({1.0, *map(float, multipliers)}),
-        "baselines": list(baselines),
-        "caa_coefficients": list(caa_coefficients),
-        "max_new_tokens": max_new_tokens,
+        **options.as_json(),
         "n_evaluation": len(prompts["evaluation"]),
         "n_benign": len(prompts["benign"]),
         "versions": {"cna": _core.version, "torch": torch.__version__},
     }
-    fingerprint = _fingerprint(
+    fingerprint = hash_of(
         model.identity,
         settings["dtype"],
         [model.n_layers, model.width],
@@ -94,6 +69,6 @@ def plan(
         [task.positive, task.negative],  # CAA and the unfiltered circuit are made of these
         prompts,
         task.chat,
-        max_new_tokens,
+        options.max_new_tokens,
     )
     return Plan(chosen, prompts, settings, fingerprint)

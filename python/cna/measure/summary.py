@@ -12,7 +12,7 @@ import torch
 from .. import _core
 from ..prompts.tasks import Task
 from .arms import Arm
-from .quality import mean_interval
+from .intervals import mean_interval
 
 
 def summarise(

@@ -11,8 +11,10 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
 
 from .. import _core
 from ..base.files import require_folder
@@ -22,8 +24,9 @@ from ..prompts.quiz import Question
 from ..prompts.tasks import Task
 from .answers import AnswerLog, generate_answers
 from .arms import Arm
+from .options import SweepOptions, sweep_options
+from .perplexity import fixed_text
 from .plan import plan
-from .quality import fixed_text
 from .quiz_score import quiz_accuracy
 from .result import SweepResult
 from .summary import summarise
@@ -33,35 +36,25 @@ def sweep(
     model: Model,
     circuit: _core.Circuit,
     task: Task,
-    multipliers: Sequence[float] = (-1.0, 0.0, 0.5, 1.0, 2.0),
-    baselines: Sequence[str] = ("random", "caa"),
+    multipliers: Sequence[float] | None = None,
+    baselines: Sequence[str] | None = None,
     *,
-    caa_layers: Sequence[int] | None = None,
-    caa_coefficients: Sequence[float] = (-1.0, -0.5, -0.25),
-    random_seeds: Sequence[int] = (0,),
-    max_new_tokens: int = 40,
-    batch_size: int = 64,
-    kl_prompts: int = 16,
-    perplexity: bool = True,
+    options: SweepOptions | None = None,
     quiz: Sequence[Question] | None = None,
-    quiz_questions: int = 60,
-    max_prompts: int | None = None,
     arms: Sequence[Arm] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    **settings: Any,
 ) -> SweepResult:
     """Measures a circuit at several strengths beside controls and baselines.
 
     Args:
         task: from `cna.tasks.load`; its judge decides what counts as the behaviour.
-        multipliers: strengths m of the circuit; 1, the model itself, is always among them.
-        baselines: "random" (as many neurons per layer), "caa" (residual stream, layer x
-            coefficient), "caa-mlp" (the authors' variant) and "no-filter" (top neurons with the
-            universal ones left in).
-        kl_prompts: prompts for KL(unsteered || steered) along unsteered answers; 0 leaves it out.
-        quiz: multiple-choice questions; the built-in set by default, `quiz_questions` of them; 0
-            leaves accuracy out.
-        max_prompts: evaluation and benign prompts to use, each; all by default.
+        multipliers, baselines, settings: fields of `cna.SweepOptions`, by its names: caa_layers,
+            caa_coefficients, random_seeds, max_new_tokens, batch_size, kl_prompts, perplexity,
+            quiz_questions, max_prompts.
+        options: all of them in one object; what is given beside it comes first.
+        quiz: multiple-choice questions, from `cna.prompts.read_quiz`; the built-in set by default.
         arms: extra arms, for methods of your own; a run folder knows them by method, layer and
             strength.
         out: a run folder; finished answers are kept there, and a killed run goes on from them.
@@ -69,65 +62,75 @@ def sweep(
         SweepResult; `.table` has one row per arm, `.plot()` draws it, `.save(folder)` keeps it.
     Raises:
         ValueError: unknown baseline, strengths that are not finite, or a folder of another run.
+        TypeError: a setting that there is not.
     """
-    if out is not None and model.ranks > 1:
-        raise ValueError(
-            f"sweep: expected no out= with a model shared by {model.ranks} processes, got '{out}'; they "
-            "would write one over the other: save the result in one of them"
-        )
+    options = sweep_options(options, multipliers, baselines, settings)
     if out is not None:
-        require_folder(Path(out), "sweep")
-    todo = plan(
-        model,
-        circuit,
-        task,
-        multipliers,
-        baselines,
-        caa_layers=caa_layers,
-        caa_coefficients=caa_coefficients,
-        random_seeds=random_seeds,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        max_prompts=max_prompts,
-        arms=arms,
-        progress=progress,
-    )
-    chosen = todo.arms
+        _require_own_folder(model, Path(out))
+    todo = plan(model, circuit, task, options, arms=arms, progress=progress)
     log = AnswerLog(Path(out) / "answers.jsonl" if out is not None else None, todo.fingerprint)
     answers = generate_answers(
         model,
-        chosen,
+        todo.arms,
         todo.prompts,
         chat=task.chat,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
+        max_new_tokens=options.max_new_tokens,
+        batch_size=options.batch_size,
         log=log,
         progress=progress,
     )
-    extra: dict[str, pd.Series] = {}
-    everything = _core.Intervention.concat([arm.intervention for arm in chosen])
-    keys = [arm.key for arm in chosen]
-    if kl_prompts > 0:
-        extra["kl"] = pd.Series(
-            _kl(model, chosen, everything, answers, task.chat, kl_prompts, batch_size, progress),
-            index=keys,
-        )
-    if perplexity:
-        with bar("perplexity", progress) as update:
-            extra["perplexity"] = pd.Series(
-                fixed_text(model, everything, batch_size, update), index=keys
-            )
-    correct = None
-    if quiz_questions > 0:
-        with bar("quiz", progress) as update:
-            correct = quiz_accuracy(
-                model, everything, quiz, quiz_questions, batch_size=batch_size, progress=update
-            )
-    table, answers = summarise(chosen, answers, task, extra, correct)
+    extra, correct = _scores(model, todo.arms, answers, task.chat, options, quiz, progress)
+    table, answers = summarise(todo.arms, answers, task, extra, correct)
     result = SweepResult(table, answers.drop(columns=["tokens", "arm"]), todo.settings, circuit)
     if out is not None:
         result.save(out)
     return result
+
+
+def _require_own_folder(model: Model, out: Path) -> None:
+    if model.ranks > 1:
+        raise ValueError(
+            f"sweep: expected no out= with a model shared by {model.ranks} processes, got '{out}'; they "
+            "would write one over the other: save the result in one of them"
+        )
+    require_folder(out, "sweep")
+
+
+def _scores(
+    model: Model,
+    arms: Sequence[Arm],
+    answers: pd.DataFrame,
+    chat: bool | None,
+    options: SweepOptions,
+    quiz: Sequence[Question] | None,
+    progress: bool,
+) -> tuple[dict[str, pd.Series], torch.Tensor | None]:
+    """KL and perplexity by arm, and which questions each arm answers right; what is wanted of them."""
+    everything = _core.Intervention.concat([arm.intervention for arm in arms])
+    keys = [arm.key for arm in arms]
+    batch_size = options.batch_size
+    extra: dict[str, pd.Series] = {}
+    if options.kl_prompts > 0:
+        values = _kl(
+            model, arms, everything, answers, chat, options.kl_prompts, batch_size, progress
+        )
+        extra["kl"] = pd.Series(values, index=keys)
+    if options.perplexity:
+        with bar("perplexity", progress) as update:
+            values = fixed_text(model, everything, batch_size, update)
+        extra["perplexity"] = pd.Series(values, index=keys)
+    correct = None
+    if options.quiz_questions > 0:
+        with bar("quiz", progress) as update:
+            correct = quiz_accuracy(
+                model,
+                everything,
+                quiz,
+                options.quiz_questions,
+                batch_size=batch_size,
+                progress=update,
+            )
+    return extra, correct
 
 
 def _kl(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,8 @@ def test_a_sweep_gives_one_row_per_arm(
     assert base.kl == 0 and base.p_value == 1 and base.alpha == 0
     assert (table[table.method == "cna"].alpha == 1 - table[table.method == "cna"].strength).all()
     assert (table.rate_low <= table.rate).all() and (table.rate <= table.rate_high).all()
+    assert (0 <= table.quality_low).all() and (table.quality_low <= table.quality).all()
+    assert (table.quality <= table.quality_high).all() and (table.quality_high <= 1).all()
     assert ((table.kl >= -1e-6) & np.isfinite(table.perplexity)).all()
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"circuit.json", "table.csv", "answers.csv", "run.json", "report.html"} <= names
@@ -255,20 +258,96 @@ def test_unknown_baselines_and_strengths_are_refused(
         sweep(tiny, circuit, task, [0.0], [], arms=neuron_arms("cna", circuit, [0.0]))
 
 
+def test_options_are_what_their_keywords_are(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task
+) -> None:
+    few = {"max_new_tokens": 3, "kl_prompts": 0, "perplexity": False, "quiz_questions": 0}
+    options = cna.SweepOptions(multipliers=[0], baselines=["random"], random_seeds=[1, 2], **few)
+    one = sweep(tiny, circuit, task, options=options, progress=False)
+    two = sweep(tiny, circuit, task, [0.0], ["random"], random_seeds=[1, 2], **few, progress=False)
+    pd.testing.assert_frame_equal(one.table, two.table)
+    assert one.settings == two.settings == json.loads(json.dumps(one.settings))
+    assert one.settings["random_seeds"] == [1, 2] and one.settings["multipliers"] == [0.0, 1.0]
+    both = sweep(tiny, circuit, task, baselines=[], options=options, progress=False)
+    assert list(both.table.method) == ["cna", "cna"] and both.settings["max_new_tokens"] == 3
+    with pytest.raises(TypeError, match=r"sweep: expected settings among .* got 'max_tokens'"):
+        sweep(tiny, circuit, task, max_tokens=3)
+
+
+def test_every_setting_is_named_where_users_look() -> None:
+    for field in dataclasses.fields(cna.SweepOptions):
+        assert re.search(rf"\b{field.name}\b", sweep.__doc__ or "")
+        assert re.search(rf"^        {field.name}: ", cna.SweepOptions.__doc__ or "", re.MULTILINE)
+
+
+def test_options_are_values() -> None:
+    one = cna.SweepOptions(multipliers=np.array([0, 2]), caa_layers=range(3))
+    two = cna.SweepOptions(multipliers=[0.0, 2.0], caa_layers=(0, 1, 2))
+    assert one == two and hash(one) == hash(two)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.batch_size = 1  # type: ignore[misc]
+    assert cna.SweepOptions(baselines="caa").baselines == ("caa",)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("multipliers", [0.0, math.inf]),
+        ("multipliers", "10"),
+        ("multipliers", 0.5),
+        ("caa_coefficients", [math.nan]),
+        ("caa_coefficients", ["much"]),
+        ("baselines", ["caa", "magic"]),
+        ("caa_layers", [-1]),
+        ("caa_layers", 3),
+        ("random_seeds", [0.5]),
+        ("random_seeds", "1"),
+        ("max_new_tokens", 0),
+        ("batch_size", True),
+        ("kl_prompts", -1),
+        ("quiz_questions", 2.5),
+        ("max_prompts", 0),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_in_one_line(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^sweep: expected .*{field}.*, got .*; [^\n]+$"):
+        cna.SweepOptions(**{field: value})
+
+
 def test_size_arms_nest(tiny: cna.Model, task: Task) -> None:
     arms = size_arms(tiny, task, [2, 8], universal=None)
     assert [a.method for a in arms] == ["k=2", "k=8"]
     assert all(a.strength == 0.0 for a in arms)
 
 
-def test_the_interval_of_a_mean_is_students() -> None:
-    from scipy import stats
+def test_the_interval_of_a_mean_is_a_percentile_bootstrap() -> None:
+    rng = np.random.default_rng(7)
+    for x in (rng.beta(8, 1, 64), rng.normal(3, 2, 30), np.array([0.2, 0.5, 0.9, 0.4])):
+        means = x[rng.integers(0, len(x), (20_000, len(x)))].mean(1)
+        expected = np.percentile(means, [2.5, 97.5])
+        assert mean_interval(list(x)) == pytest.approx(expected, abs=0.05 * x.std())
+        narrow = mean_interval(list(x), confidence=0.5)
+        assert narrow == pytest.approx(np.percentile(means, [25, 75]), abs=0.05 * x.std())
+        assert mean_interval(list(x)) == mean_interval(list(x))  # the draws are fixed
 
-    x = [0.2, 0.5, 0.9, 0.4]
-    low, high = mean_interval(x)
-    expected = stats.t.interval(0.95, 3, loc=np.mean(x), scale=stats.sem(x))
-    assert (low, high) == pytest.approx(expected)
-    assert all(math.isnan(v) for v in mean_interval([1.0]))
+
+def test_the_interval_of_a_mean_stays_within_its_values() -> None:
+    rng = np.random.default_rng(8)
+    for n in (2, 3, 5, 17, 64):
+        for share in (0.1, 0.5, 0.95):
+            x = np.where(rng.random(n) < share, 1.0, rng.random(n))
+            low, high = mean_interval(list(x))
+            assert 0 <= x.min() <= low <= x.mean() <= high <= x.max() <= 1
+    for value in (0.0, 0.1, 1 / 3, 1.0):  # warnings are errors in these tests
+        assert mean_interval([value] * 7) == (value, value)
+    for few in ([], [1.0], [0.5, math.nan, 1.0]):
+        assert all(math.isnan(v) for v in mean_interval(few))
+
+
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(9)
+    held = [low <= 0.8 <= high for low, high in map(mean_interval, rng.beta(4, 1, (300, 64)))]
+    assert 0.90 <= np.mean(held) <= 0.98
 
 
 def test_a_resumed_run_takes_no_answer_of_another_arm(

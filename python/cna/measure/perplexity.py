@@ -1,29 +1,17 @@
-"""Quality of a steered model: perplexity of a fixed text, and intervals of means."""
+"""Perplexity of a fixed text under a steered model: whether it still knows the language."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import resources
 
-import numpy as np
 import torch
 
 from .. import _core
 from ..hosts.model import Model
 
 Update = Callable[[int, int], None] | None
-
-
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Student-t interval of a mean; (nan, nan) for fewer than two values."""
-    from scipy import stats
-
-    x = np.asarray(values, dtype=np.float64)
-    if len(x) < 2:
-        return math.nan, math.nan
-    half = stats.t.ppf(0.5 + confidence / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
-    return float(x.mean() - half), float(x.mean() + half)
 
 
 def fixed_text(
@@ -42,7 +30,6 @@ def fixed_text(
     ids = model.tokenize(paragraphs, chat=False)
     if model.core.max_positions:
         ids = [p[: model.core.max_positions] for p in ids]
-    total = torch.zeros(intervention.arms, dtype=torch.float64)
     tokens = sum(len(p) - 1 for p in ids)
     first, rest = [p[:1] for p in ids], [p[1:] for p in ids]
     _, likelihood = model.core.divergence(
@@ -53,5 +40,4 @@ def fixed_text(
         share_prefix=False,
         progress=update,
     )
-    total = likelihood.sum(1)
-    return torch.exp(-total / tokens).tolist()
+    return torch.exp(-likelihood.sum(1) / tokens).tolist()

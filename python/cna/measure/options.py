@@ -1,0 +1,119 @@
+"""The settings of a sweep, with their defaults and checks."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..base.checks import whole_number
+
+BASELINES = ("random", "caa", "caa-mlp", "no-filter")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOptions:
+    """What a sweep runs: arms, prompts, answers and scores. Sequences are kept as tuples.
+
+    Attributes:
+        multipliers: strengths m of the circuit, a number without unit: 0 ablates, 1 is the model
+            itself and is always among them, negative ones reverse.
+        baselines: "random" (as many neurons per layer), "caa" (residual stream, layer x
+            coefficient), "caa-mlp" (the authors' variant) and "no-filter" (top neurons with the
+            universal ones left in).
+        caa_layers: layers of "caa", from 0; four between a third and five sixths of the model's
+            depth by default.
+        caa_coefficients: c of "caa" and "caa-mlp", a multiple of the vector, which is in the units
+            of the activations; negative ones remove the behaviour.
+        random_seeds: one draw of "random" each.
+        max_new_tokens: of an answer.
+        batch_size: prompts in one forward pass.
+        kl_prompts: prompts for KL(unsteered || steered) along unsteered answers; 0 leaves it out.
+        perplexity: whether the fixed text's perplexity is measured.
+        quiz_questions: multiple-choice questions; 0 leaves accuracy out.
+        max_prompts: evaluation and benign prompts, each; all by default.
+    Raises:
+        ValueError: an unknown baseline, numbers that are not finite, or counts that cannot be.
+    """
+
+    multipliers: Sequence[float] = (-1.0, 0.0, 0.5, 1.0, 2.0)
+    baselines: Sequence[str] = ("random", "caa")
+    caa_layers: Sequence[int] | None = None
+    caa_coefficients: Sequence[float] = (-1.0, -0.5, -0.25)
+    random_seeds: Sequence[int] = (0,)
+    max_new_tokens: int = 40
+    batch_size: int = 64
+    kl_prompts: int = 16
+    perplexity: bool = True
+    quiz_questions: int = 60
+    max_prompts: int | None = None
+
+    def __post_init__(self) -> None:
+        self._keep("multipliers", _finite(self.multipliers, "multipliers"))
+        self._keep("caa_coefficients", _finite(self.caa_coefficients, "caa_coefficients"))
+        self._keep("random_seeds", _whole(self.random_seeds, "random_seeds"))
+        if self.caa_layers is not None:
+            self._keep("caa_layers", _whole(self.caa_layers, "caa_layers"))
+        names = (self.baselines,) if isinstance(self.baselines, str) else tuple(self.baselines)
+        for name in names:
+            if name not in BASELINES:
+                raise ValueError(
+                    f"sweep: expected baselines among {list(BASELINES)}, got {name!r}; choose these"
+                )
+        self._keep("baselines", names)
+        for field in ("max_new_tokens", "batch_size"):
+            self._keep(field, whole_number(getattr(self, field), 1, field, "sweep"))
+        for field in ("kl_prompts", "quiz_questions"):
+            self._keep(field, whole_number(getattr(self, field), 0, field, "sweep"))
+        if self.max_prompts is not None:
+            self._keep("max_prompts", whole_number(self.max_prompts, 1, "max_prompts", "sweep"))
+
+    def _keep(self, field: str, value: Any) -> None:
+        object.__setattr__(self, field, value)  # frozen: its own way in
+
+    @property
+    def strengths(self) -> list[float]:
+        """The multipliers in ascending order, each once, with 1 among them."""
+        return sorted({1.0, *self.multipliers})
+
+    def as_json(self) -> dict[str, Any]:
+        """Every setting as it was used, for a run's files."""
+        values = dataclasses.asdict(self) | {"multipliers": self.strengths}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def sweep_options(
+    options: SweepOptions | None,
+    multipliers: Sequence[float] | None,
+    baselines: Sequence[str] | None,
+    settings: dict[str, Any],
+) -> SweepOptions:
+    """What the arguments of a sweep come to: `options`, or the defaults, and what is given beside.
+
+    Raises TypeError for a setting that there is not.
+    """
+    fields = [field.name for field in dataclasses.fields(SweepOptions)]
+    given = {"multipliers": multipliers, "baselines": baselines}
+    settings = {k: v for k, v in given.items() if v is not None} | settings
+    for name in settings:
+        if name not in fields:
+            raise TypeError(f"sweep: expected settings among {fields}, got {name!r}; choose these")
+    return dataclasses.replace(options or SweepOptions(), **settings)
+
+
+def _finite(values: Iterable[float], name: str) -> tuple[float, ...]:
+    numbers: tuple[float, ...] = (math.nan,)
+    if not isinstance(values, str):
+        with contextlib.suppress(TypeError, ValueError):
+            numbers = tuple(float(v) for v in values)
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"sweep: expected finite {name}, got {values!r}; pass a list of numbers")
+    return numbers
+
+
+def _whole(values: Iterable[int], name: str) -> tuple[int, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"sweep: expected {name} in a list, got {values!r}; pass whole numbers")
+    return tuple(whole_number(v, 0, name, "sweep") for v in values)
