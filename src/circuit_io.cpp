@@ -275,8 +275,8 @@ void save_circuit(const Circuit& circuit, const std::filesystem::path& path) {
 Circuit load_circuit(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) {
-    throw_error("load_circuit: expected a circuit file at {}, got none; check the path",
-                path.string());
+    throw_as<FileNotFound>("load_circuit: expected a circuit file at {}, got none; check the path",
+                           path.string());
   }
   if (std::filesystem::is_directory(path, ignored)) {
     throw_error("load_circuit: expected a circuit file at {}, got a folder; name the file in it",

@@ -10,128 +10,13 @@
 #include <set>
 
 #include "cna/error.hpp"
+#include "linears.hpp"
 #include "taps_handle.hpp"
 
 namespace cna {
 namespace {
 
 namespace jit = ::torch::jit;
-
-/// A linear of the graph: its node, where its weight hangs, and its input as [rows, tokens, width].
-struct Linear {
-  jit::Node* node;
-  std::string path;   // module path, without ".weight"
-  jit::Value* input;  // value before any flattening
-  size_t input_slot;  // which input of which node takes `input`
-  jit::Node* taker;
-  int64_t width;
-  int64_t hidden;
-  at::ScalarType dtype;
-};
-
-/// Path of a value read from the module by attributes: "model.layers.0.mlp.down_proj.weight".
-std::optional<std::string> attribute_path(const jit::Value* value) {
-  std::string path;
-  const jit::Node* node = value->node();
-  while (node->kind() == c10::prim::GetAttr) {
-    path = node->s(c10::attr::name) + (path.empty() ? "" : "." + path);
-    node = node->input()->node();
-  }
-  if (path.empty() || node->kind() != c10::prim::Param) return std::nullopt;
-  return path;
-}
-
-at::Tensor attribute(const jit::Module& module, const std::string& path) {
-  c10::IValue value = module._ivalue();
-  for (size_t from = 0; from <= path.size();) {
-    const size_t dot = std::min(path.find('.', from), path.size());
-    value = value.toObject()->getAttr(path.substr(from, dot - from));
-    from = dot + 1;
-  }
-  return value.isTensor() ? value.toTensor() : at::Tensor();
-}
-
-std::string without_suffix(const std::string& path, const std::string& suffix) {
-  return path.ends_with(suffix) ? path.substr(0, path.size() - suffix.size()) : path;
-}
-
-/// Sees through casts and transposes to the weight that a matrix product uses.
-std::optional<std::string> weight_path(jit::Value* value, bool& transposed) {
-  while (value->node()->kind() == c10::aten::t || value->node()->kind() == c10::aten::transpose ||
-         value->node()->kind() == c10::aten::to) {
-    transposed ^= value->node()->kind() != c10::aten::to;
-    value = value->node()->input(0);
-  }
-  return attribute_path(value);
-}
-
-std::optional<Linear> as_linear(const jit::Module& module, jit::Node* node) {
-  const auto kind = node->kind();
-  size_t input = 0, weight = 1;
-  bool by_rows = true;  // weight is [hidden, width], as nn.Linear stores it
-  if (kind == c10::aten::addmm) {
-    input = 1, weight = 2, by_rows = false;
-  } else if (kind == c10::aten::matmul || kind == c10::aten::mm) {
-    by_rows = false;
-  } else if (kind != c10::aten::linear) {
-    return std::nullopt;
-  }
-  bool transposed = false;
-  const auto path = weight_path(node->input(weight), transposed);
-  if (!path) return std::nullopt;
-  const at::Tensor w = attribute(module, *path);
-  if (!w.defined() || w.dim() != 2) return std::nullopt;
-  by_rows ^= transposed;
-  Linear out{node, without_suffix(*path, ".weight"), node->input(input),      input,
-             node, w.size(by_rows ? 1 : 0),          w.size(by_rows ? 0 : 1), w.scalar_type()};
-  // GPT-2 flattens [rows, tokens, width] for addmm: the tap goes before the view.
-  const auto before = out.input->node()->kind();
-  if (kind != c10::aten::linear && (before == c10::aten::view || before == c10::aten::reshape)) {
-    out.taker = out.input->node();
-    out.input_slot = 0;
-    out.input = out.taker->input(0);
-  }
-  return out;
-}
-
-void collect(const jit::Module& module, jit::Block* block, std::vector<Linear>& out) {
-  for (jit::Node* node : block->nodes()) {
-    if (auto linear = as_linear(module, node)) out.push_back(*linear);
-    for (jit::Block* inner : node->blocks()) collect(module, inner, out);
-  }
-}
-
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t above = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-/// Up to six distinct module names, layer numbers starred, nearest to the pattern first.
-std::string closest_names(const std::vector<Linear>& linears, const std::string& pattern) {
-  static const std::regex digits(R"(\.\d+)");
-  std::set<std::string> names;
-  for (const Linear& l : linears) names.insert(std::regex_replace(l.path, digits, ".*"));
-  std::vector<std::pair<size_t, std::string>> ranked;
-  for (const auto& name : names) {
-    const std::string last = name.substr(name.rfind('.') + 1);
-    ranked.emplace_back(std::min(edit_distance(last, pattern), edit_distance(name, pattern)), name);
-  }
-  std::sort(ranked.begin(), ranked.end());
-  std::string out;
-  for (size_t i = 0; i < std::min<size_t>(6, ranked.size()); ++i)
-    out += (i ? ", " : "") + ranked[i].second;
-  return out.empty() ? "none" : out;
-}
 
 jit::Node* insert_tap(jit::Graph& graph, jit::Value* value, jit::Value* taps, int64_t slot,
                       jit::Node* before) {
@@ -215,8 +100,8 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
   jit::Graph& graph = *out.forward;
   jit::Inline(graph);
 
-  std::vector<Linear> linears, sites;
-  collect(module, graph.block(), linears);
+  const std::vector<Linear> linears = linears_of(module, graph);
+  std::vector<Linear> sites;
   std::copy_if(linears.begin(), linears.end(), std::back_inserter(sites),
                [&](const Linear& l) { return std::regex_search(l.path, wanted); });
   if (sites.empty()) {

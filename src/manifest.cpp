@@ -35,7 +35,7 @@ Manifest read_manifest(const std::filesystem::path& folder) {
   const auto path = folder / "manifest.json";
   std::ifstream file(path);
   if (!file) {
-    throw_error(
+    throw_as<FileNotFound>(
         "load: expected an exported folder with a manifest.json, found none in '{}'; "
         "make one with `cna export`",
         folder.string());

@@ -1,6 +1,7 @@
 // Everything that runs on keys and values, against a model without any: prefixes, padding, arms,
 // rows that end, scores and recordings of LiveModel's host are those of LiveModel's reference.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <memory>

@@ -8,6 +8,7 @@
 #include "quickstart_cpp_1.hpp"
 #include "quickstart_cpp_2.hpp"
 #include "quickstart_cpp_3.hpp"
+#include "quickstart_cpp_4.hpp"
 
 namespace {
 
@@ -42,5 +43,11 @@ int main() {
   for (const auto& answer : quickstart_cpp_2::sweep(compiled, circuit, {16, 17}))
     fmt::print("{}\n", fmt::join(answer, " "));
 
-  print(quickstart_cpp_3::top_two(moments_of({1, -8, 3, 0}), moments_of({0, 1, 0, 0.5})));
+  std::vector<cna::TokenIds> both = positive;
+  both.insert(both.end(), negative.begin(), negative.end());
+  cna::Model exported = cna::Model::load("smollm2-exported");
+  const at::Tensor mean = quickstart_cpp_3::one_pass(exported, both);
+  fmt::print("{} {:.4f}\n", fmt::join(mean.sizes(), " "), mean.abs().sum().item<double>());
+
+  print(quickstart_cpp_4::top_two(moments_of({1, -8, 3, 0}), moments_of({0, 1, 0, 0.5})));
 }

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ..base.checks import whole_number
-from ..base.html import frame_html, panel
+from ..base.html import frame_html, lead, panel
 from ..circuits.size import circuit_size
 from ..circuits.universal import UniversalNeurons
 from ..hosts.model import Model
@@ -99,11 +99,12 @@ class PermutationNull:
     def _repr_html_(self) -> str:
         table = self.table
         found = int((table["p_family"] <= 0.05).sum())
-        head = (
-            f"<div><b>{found:,} of {self.k:,} neurons</b> are stronger than the strongest neuron "
+        head = lead(
+            f"{found:,} of {self.k:,} neurons",
+            f"are stronger than the strongest neuron "
             f"of 95 % of {self.n:,} relabellings (|delta| above {self.threshold:.3g}); the "
             f"circuit's weakest has |delta| {self.kth:.3g}, relabellings reach "
-            f"{np.median(self.null_kth):.3g} there (median; p = {self.p_kth:.2g})</div>"
+            f"{np.median(self.null_kth):.3g} there (median; p = {self.p_kth:.2g})",
         )
         return panel([head, frame_html(table, most=10)])
 

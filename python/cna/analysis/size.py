@@ -11,7 +11,7 @@ import pandas as pd
 
 from .._core import Circuit
 from ..base.checks import whole_number
-from ..base.html import frame_html, panel
+from ..base.html import frame_html, lead, panel
 from ..hosts.model import Model
 from ..prompts.tasks import Task
 
@@ -53,9 +53,10 @@ class SmallestK:
 
     def _repr_html_(self) -> str:
         note = "" if self.monotone else "; the effect is not monotone in k, so read the table"
-        head = (
-            f"<div><b>{self.k:,} neurons</b> keep {100 * self.share:.0f} % of the effect of "
-            f"{self.k_max:,} ({len(self.evaluations)} evaluations{note})</div>"
+        head = lead(
+            f"{self.k:,} neurons",
+            f"keep {100 * self.share:.0f} % of the effect of "
+            f"{self.k_max:,} ({len(self.evaluations)} evaluations{note})",
         )
         return panel([head, frame_html(self.table)])
 

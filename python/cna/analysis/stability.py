@@ -10,7 +10,7 @@ import pandas as pd
 
 from .._core import Circuit
 from ..base.checks import whole_number
-from ..base.html import frame_html, panel, rows_html
+from ..base.html import frame_html, lead, panel, rows_html
 from ..circuits.size import circuit_size
 from ..circuits.universal import UniversalNeurons
 from ..hosts.model import Model
@@ -104,11 +104,12 @@ class Stability:
         ):
             rows.append([name, f"{middle:.2f}", f"{low:.2f} to {high:.2f}"])
         rows.append(["two random circuits", f"{self.chance_jaccard:.2g}", ""])
-        head = (
-            f"<div><b>Stability of {len(self.circuit):,} neurons</b> over {self.n_positive} "
+        head = lead(
+            f"Stability of {len(self.circuit):,} neurons",
+            f"over {self.n_positive} "
             f"positive and {self.n_negative} negative prompts; "
             f"{int((self.frequency >= 0.8).sum()):,} neurons are in at least 80 % of "
-            f"{len(self.bootstrap_jaccard):,} bootstrap circuits</div>"
+            f"{len(self.bootstrap_jaccard):,} bootstrap circuits",
         )
         overlap = rows_html(["Jaccard", "median", "95 % of draws"], rows, text_columns=(0,))
         return panel([head, overlap, frame_html(self.table, caption="Neurons", most=10)])

@@ -1,27 +1,38 @@
-"""HTML blocks for notebooks: inline styles that read on light and dark pages, escaped text."""
+"""HTML blocks for notebooks and pages, from templates: escaped text, light and dark, no scripts."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-_CELL = "padding:0.15em 0.9em 0.15em 0;text-align:{};border:0;background:none"
+@functools.cache
+def _environment() -> Environment:
+    """The one environment: templates lie in the folders that use them, text is escaped."""
+    loader = FileSystemLoader(Path(__file__).parent.parent)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
 
 
-FAINT = "color:currentColor;opacity:0.72"
+def render(template: str, /, **values: Any) -> Markup:
+    """A template as HTML; `template` is "folder/name" for cna/folder/templates/name.html.j2."""
+    folder, name = template.split("/")
+    page = _environment().get_template(f"{folder}/templates/{name}.html.j2")
+    return Markup(page.render(**values))
 
 
-def panel(parts: Iterable[str]) -> str:
+def panel(parts: Iterable[Markup]) -> Markup:
     """Blocks of HTML one below the other, in the page's own colours."""
-    style = "font-size:0.95em;line-height:1.45;max-width:52em;overflow-x:auto"
-    return f"<div style='{style}'>" + "".join(parts) + "</div>"
+    return render("base/panel", parts=list(parts))
 
 
 def rows_html(
@@ -29,30 +40,49 @@ def rows_html(
     rows: Iterable[Sequence[Any]],
     *,
     caption: str = "",
-    raw: bool = False,
     text_columns: Iterable[int] = (),
-) -> str:
-    """A table. Cells are escaped unless `raw`; `text_columns` stand left, the others right."""
-    left = set(text_columns)
-
-    def cell(tag: str, i: int, value: Any, escaped: bool) -> str:
-        style = _CELL.format("left" if i in left else "right")
-        return f"<{tag} style='{style}'>{value if escaped else escape(str(value))}</{tag}>"
-
-    head = "".join(cell("th", i, h, False) for i, h in enumerate(header))
-    body = "".join(
-        "<tr style='background:none'>"
-        + "".join(cell("td", i, value, raw) for i, value in enumerate(row))
-        + "</tr>"
-        for row in rows
+    more: int = 0,
+) -> Markup:
+    """A table for notebooks; `text_columns` stand left, the others right."""
+    return render(
+        "base/table",
+        inline=True,
+        header=header,
+        rows=list(rows),
+        caption=caption,
+        left=set(text_columns),
+        more=more,
     )
-    top = f"<div style='{FAINT};margin-top:0.5em'>{escape(caption)}</div>" if caption else ""
-    style = "border-collapse:collapse;margin:0.3em 0;color:inherit;font-size:inherit"
-    rule = "border-bottom:1px solid currentColor;background:none"
-    return (
-        f"{top}<table style='{style}'><thead><tr style='{rule}'>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
+
+
+def page_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    marks: Sequence[str] = (),
+    kind: str = "numbers",
+) -> Markup:
+    """A table for pages with the style sheet, which scrolls by itself; `marks` are row classes."""
+    return render(
+        "base/table",
+        inline=False,
+        header=header,
+        rows=rows,
+        marks=marks,
+        kind=kind,
+        caption="",
+        more=0,
     )
+
+
+def lead(bold: str, words: str) -> Markup:
+    """The first line of a block: what matters most, then the rest."""
+    return render("base/lead", bold=bold, words=words)
+
+
+def folded(title: str, body: Markup, *, open: bool = False) -> Markup:
+    """A block folded away under a title."""
+    return render("base/folded", title=title, body=body, open=open)
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -74,26 +104,25 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{x:.{digits}g}".replace("-", "−")
 
 
-def frame_html(frame: pd.DataFrame, *, caption: str = "", most: int = 30, digits: int = 3) -> str:
+def frame_html(
+    frame: pd.DataFrame, *, caption: str = "", most: int = 30, digits: int = 3
+) -> Markup:
     """A DataFrame without its index as a table of at most `most` rows."""
     columns = [str(c) for c in frame.columns]
     values = frame.head(most).astype(object).to_numpy().tolist()
     text = [i for i in range(len(columns)) if any(isinstance(row[i], str) for row in values)]
     rows = [[number(v, digits) for v in row] for row in values]
-    out = rows_html(columns, rows, caption=caption, text_columns=text)
-    if len(frame) > most:
-        out += f"<div style='{FAINT}'>… and {len(frame) - most:,} more rows</div>"
-    return out
+    more = max(0, len(frame) - most)
+    return rows_html(columns, rows, caption=caption, text_columns=text, more=more)
 
 
-def mapping_html(title: str, values: Mapping[str, Any]) -> str:
+def mapping_html(title: str, values: Mapping[str, Any]) -> Markup:
     """Names and values folded away under a title; nothing for an empty mapping."""
     if not values:
-        return ""
+        return Markup()
     rows = [
         [str(k), v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str)]
         for k, v in sorted(values.items(), key=lambda item: str(item[0]))
     ]
     rows = [[k, v if len(v) <= 160 else v[:157] + "…"] for k, v in rows]
-    table = rows_html(["name", "value"], rows, text_columns=(0, 1))
-    return f"<details><summary>{escape(title)}</summary>{table}</details>"
+    return folded(title, rows_html(["name", "value"], rows, text_columns=(0, 1)))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .. import _core
-from ..base.hashes import hash_of
 from ..hosts.model import Model
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 def prompt_hash(*sets: Sequence[Sequence[int]]) -> str:
     """16 hex digits by which sets of prompts, as token ids, are known again."""
-    return hash_of(*(list(prompts) for prompts in sets))
+    return _core.prompt_hash([list(prompts) for prompts in sets])
 
 
 def with_prompt_provenance(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 from ..base.progress import bar
@@ -99,16 +98,3 @@ def universal_filter(
         f"{function}: expected universal='default', None or cna.universal_neurons(...), got "
         f"{universal!r}; choose one"
     )
-
-
-def universal_threshold(prompts: int, share: float) -> int:
-    """How many of so many prompts a universal neuron must fire hard for: ceil(share * prompts).
-
-    Raises ValueError for fewer than 10 prompts, or a share outside (0, 1].
-    """
-    if prompts < 10 or not 0 < share <= 1:
-        raise ValueError(
-            f"universal: expected 10 or more prompts and a share above 0 and up to 1, got {prompts} "
-            f"and {share}; add diverse prompts"
-        )
-    return max(1, math.ceil(share * prompts - 1e-9))  # the guard keeps ceil(0.8 * 10) at 8

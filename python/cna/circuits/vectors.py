@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from .. import _core
@@ -69,20 +68,9 @@ def mean_difference(
     progress: bool = True,
 ) -> Tensor:
     """Mean activation over positive minus over negative prompts, float64 [n_layers, features]."""
-    ids = [model.tokenize(positive, chat), model.tokenize(negative, chat)]
-    sums = [torch.zeros(()), torch.zeros(())]
-    first_negative = len(ids[0])
-
-    def add(rows: list[int], activations: Tensor) -> None:
-        values = activations.to("cpu", torch.float64)
-        for side in (0, 1):
-            mine = [i for i, row in enumerate(rows) if (row >= first_negative) == bool(side)]
-            if mine:
-                sums[side] = sums[side] + values[mine].sum(0)
-
+    sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
     with bar("steering vectors", progress) as update:
-        model.core.record_stream(ids[0] + ids[1], site, add, batch_rows=batch_size, progress=update)
-    return sums[0] / len(ids[0]) - sums[1] / len(ids[1])
+        return model.core.steering_vectors(*sides, site, batch_rows=batch_size, progress=update)
 
 
 def caa(

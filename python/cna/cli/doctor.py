@@ -92,7 +92,7 @@ def _eager(name: str, model: Model) -> tuple[Any, str]:
 
     try:
         return load_hf(name, model.dtype)[0], ""
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         return None, first_line(error)
 
 

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough, such as `head`
         sys.stdout = None  # type: ignore[assignment] # nothing is left to flush to
         return 0
-    except (ValueError, IndexError, RuntimeError, OSError) as error:
+    except (ValueError, IndexError, RuntimeError, OSError, MemoryError) as error:
         print(f"cna {args.command}: {first_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

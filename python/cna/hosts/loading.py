@@ -61,7 +61,7 @@ def load(
     text = os.fspath(name)
     like_path = text.startswith((".", "/", "~")) or text.endswith((".pt", ".pt2"))
     if (like_path or path.is_absolute()) and not path.exists():
-        raise RuntimeError(
+        raise FileNotFoundError(
             f"load: expected a model at '{text}', found nothing; check the path, or pass 'smollm2'"
         )
     if path.is_dir() and not (path / "config.json").exists():

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .. import _core
 from ..base.progress import bar
 from ..circuits.provenance import prompt_hash
-from ..circuits.universal import UniversalNeurons, universal_threshold
+from ..circuits.universal import UniversalNeurons
 from ..hosts.model import Model
 from ..hosts.shard import require_all_ranks
 from ..hosts.tokens import Prompts
@@ -39,7 +40,7 @@ def universal_neurons_distributed(
     """
     require_all_ranks(model, "universal_neurons")
     ids = model.tokenize(universal_prompts() if prompts is None else prompts, chat)
-    least = universal_threshold(len(ids), share)
+    least = _core.universal_threshold(len(ids), share)
     n = -(-len(ids) // chunk)
     cuts = split(len(ids), n)
 

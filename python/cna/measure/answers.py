@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from .. import _core
 from ..base.files import require_folder
 from ..base.progress import bar
 from ..hosts.model import Model
@@ -88,23 +87,25 @@ def answer_jobs(
     progress: bool = True,
 ) -> None:
     """Greedy answers of (arm, set, index) jobs, batch by batch into the log."""
+    arms = list({arm.key: arm for arm, _, _ in jobs}.values())
+    number = {arm.key: i for i, arm in enumerate(arms)}
+    places = [(name, i) for name in ids for i in range(len(ids[name]))]
+    row = {place: i for i, place in enumerate(places)}
+
+    def keep(done: list[tuple[int, int]], answers: list[list[int]]) -> None:
+        finished = [(arms[arm].key, *places[prompt]) for arm, prompt in done]
+        log.add(list(zip(finished, answers, strict=True)))
+
     with bar("sweep", progress, "answer") as update:
-        for start in range(0, len(jobs), batch_size):
-            chunk = jobs[start : start + batch_size]
-            chosen = list(dict.fromkeys(arm.key for arm, _, _ in chunk))
-            by_key = {arm.key: arm.intervention for arm, _, _ in chunk}
-            answers = model.core.generate(
-                [ids[name][i] for _, name, i in chunk],
-                max_new_tokens=max_new_tokens,
-                intervention=_core.Intervention.concat([by_key[k] for k in chosen]),
-                arms=[chosen.index(arm.key) for arm, _, _ in chunk],
-                batch_rows=batch_size,
-            )
-            log.add(
-                [((arm.key, name, i), a) for (arm, name, i), a in zip(chunk, answers, strict=True)]
-            )
-            if update:
-                update(start + len(chunk), len(jobs))
+        model.core.answer_jobs(
+            [arm.intervention for arm in arms],
+            [ids[name][i] for name, i in places],
+            [(number[arm.key], row[name, i]) for arm, name, i in jobs],
+            max_new_tokens,
+            keep,
+            batch_rows=batch_size,
+            progress=update,
+        )
 
 
 def generate_answers(

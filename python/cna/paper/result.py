@@ -7,15 +7,15 @@ import dataclasses
 import functools
 import json
 import os
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from .. import _core
 from ..base.files import write_whole
-from ..base.html import frame_html, panel
+from ..base.html import frame_html, lead, panel, render
 from ..measure.result import SweepResult
 from .printed import paper
 
@@ -73,12 +73,11 @@ class Reproduction:
         return f"{self.paper_model} of the paper"
 
     def _repr_html_(self) -> str:
-        parts = [f"<div><b>{escape(self.model_id)}</b>: {escape(self._in_paper())}</div>"]
+        parts = [lead(f"{self.model_id}:", self._in_paper())]
         for name, table in self.tables.items():
             most = 12 if name == "layer_counts" else 60
             parts.append(frame_html(table, caption=_TITLES[name], most=most))
-        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
-        parts.append(f"<details open><summary>Notes</summary><ul>{notes}</ul></details>")
+        parts.append(render("paper/notes", notes=self.notes))
         return panel(parts)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -104,14 +103,7 @@ class Reproduction:
         }
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         write_whole(out / "reproduction.json", lambda p: p.write_text(text, encoding="utf-8"))
-        page = (
-            "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-            "<meta name='viewport' content='width=device-width'>"
-            f"<title>cna: {escape(self.model_id)}</title>"
-            "<style>:root{color-scheme:light dark}body{font:16px system-ui,sans-serif;"
-            "margin:2em auto;max-width:70em;padding:0 1em}body>div{max-width:none!important}"
-            f"</style></head><body>{self._repr_html_()}</body></html>\n"
-        )
+        page = render("paper/page", model=self.model_id, body=Markup(self._repr_html_()))
         write_whole(out / "reproduction.html", lambda p: p.write_text(page, encoding="utf-8"))
         return out
 

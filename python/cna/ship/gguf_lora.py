@@ -33,7 +33,9 @@ def open_gguf(path: Path) -> Any:
     """A `gguf.GGUFReader`; one clear line for what is no whole GGUF file."""
     gguf = require("gguf")
     if not path.is_file():
-        raise RuntimeError(f"convert: expected a GGUF file at '{path}', found none; check the path")
+        raise FileNotFoundError(
+            f"convert: expected a GGUF file at '{path}', found none; check the path"
+        )
     sizes = {int(kind): size for kind, size in gguf.GGML_QUANT_SIZES.items()}
     try:
         little = check_header(path, sizes) and sys.byteorder == "little"

@@ -19,16 +19,13 @@ def plot(table: pd.DataFrame) -> Any:
 
 def draw(folder: Path, circuit: Circuit, table: pd.DataFrame) -> None:
     """Writes figures/*.png."""
-    from . import plots
+    from .plots import save
+    from .run_figures import run_figures
 
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
-    plots.save(plots.layer_histogram(circuit), figures / "layers.png")
-    plots.save(plots.neuron_strip(circuit), figures / "neurons.png")
-    plots.save(plots.dose_response(table), figures / "dose_response.png")
-    plots.save(plots.quality_against_effect(table), figures / "quality_against_effect.png")
-    if "kl" in table:
-        plots.save(plots.matched_kl(table), figures / "matched_kl.png")
+    for name, figure in run_figures(circuit, table).items():
+        save(figure, figures / f"{name}.png")
 
 
 def write_page(folder: Path) -> None:

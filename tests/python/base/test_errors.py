@@ -38,8 +38,8 @@ def circuit(tiny: cna.Model) -> cna.Circuit:
 
 
 def test_a_missing_model_file() -> None:
-    fails(RuntimeError, "found nothing", lambda: cna.load("./no/such/model.pt"))
-    fails(RuntimeError, "found nothing", lambda: cna.load("/no/such/folder"))
+    fails(FileNotFoundError, "found nothing", lambda: cna.load("./no/such/model.pt"))
+    fails(FileNotFoundError, "found nothing", lambda: cna.load("/no/such/folder"))
 
 
 def test_a_truncated_model_file(tmp_path: Path, exports: Any) -> None:
@@ -66,7 +66,7 @@ def test_an_empty_or_foreign_file(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2)}, tmp_path / "weights.pt")
     fails(RuntimeError, "TorchScript archive", lambda: cna.load(tmp_path / "weights.pt"))
     (tmp_path / "folder").mkdir()
-    fails(RuntimeError, "manifest.json", lambda: cna.load(tmp_path / "folder"))
+    fails(FileNotFoundError, "manifest.json", lambda: cna.load(tmp_path / "folder"))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "cna.model"}', '{"format": 3}'])
@@ -204,7 +204,7 @@ def test_a_circuit_file_cut_short_or_edited(tmp_path: Path, circuit: cna.Circuit
         fails(ValueError, "c.json", lambda: cna.Circuit.load(path))
     path.write_text("")
     fails(ValueError, "c.json", lambda: cna.Circuit.load(path))
-    fails(RuntimeError, "none.json", lambda: cna.Circuit.load(tmp_path / "none.json"))
+    fails(FileNotFoundError, "none.json", lambda: cna.Circuit.load(tmp_path / "none.json"))
 
 
 def test_a_failed_write_leaves_the_good_file(tmp_path: Path, circuit: cna.Circuit) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import cna
 import pytest
+from cna._core import universal_threshold
 from cna.circuits.provenance import prompt_hash
 from cna.circuits.size import circuit_size
-from cna.circuits.universal import universal_filter, universal_threshold
+from cna.circuits.universal import universal_filter
 from conftest import PROMPTS
 
 

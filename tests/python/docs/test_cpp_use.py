@@ -145,4 +145,13 @@ def test_the_blocks_of_readme_and_docs_run(tmp_path: Path, exports: Any) -> None
     with model.steer(circuit, [-1.0, 0.0, 1.0]):
         swept = model.generate([[16, 17]] * 3, max_new_tokens=32, return_tokens=True)
     answers = [" ".join(map(str, answer)) for answer in (*ablated, *swept)]
-    assert done.stdout.splitlines() == [found, *answers[:2], found, *answers[2:], "0,1 1,0 "]
+    mean = cna.record(model, positive[:2], site="residual").double().mean(0)
+    one_pass = f"{mean.shape[0]} {mean.shape[1]} {mean.abs().sum():.4f}"
+    assert done.stdout.splitlines() == [
+        found,
+        *answers[:2],
+        found,
+        *answers[2:],
+        one_pass,
+        "0,1 1,0 ",
+    ]

@@ -124,9 +124,9 @@ def test_a_changed_or_truncated_package_is_refused(package: Path, tmp_path: Path
     fails(RuntimeError, "SHA-256 differs", lambda: cna.load(folder))
     fails(RuntimeError, "AOTInductor package", lambda: cna.load(folder, verify=False))
     (folder / "model.pt2").unlink()
-    fails(RuntimeError, "found nothing", lambda: cna.load(folder))
+    fails(FileNotFoundError, "found nothing", lambda: cna.load(folder))
     fails(RuntimeError, "expected the folder", lambda: cna.load(package / "model.pt2"))
-    fails(RuntimeError, "found nothing", lambda: cna.load("no_such_model.pt2"))
+    fails(FileNotFoundError, "found nothing", lambda: cna.load("no_such_model.pt2"))
 
 
 def test_another_torch_processor_or_device_is_named(package: Path, tmp_path: Path) -> None:

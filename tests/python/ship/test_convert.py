@@ -501,7 +501,7 @@ def test_errors_are_one_clear_line(source: Path, circuit: cna.Circuit, tmp_path:
         (circuit, plain, "gguf", 0.0, ValueError, "expected a gated MLP"),
         (circuit, source, "gguf", 0.0, ValueError, "expected a GGUF file as source"),
         (circuit, gguf_file, "gguf", 1e9, ValueError, "overflow"),
-        (circuit, tmp_path / "no.gguf", "gguf", 0.0, RuntimeError, "found none"),
+        (circuit, tmp_path / "no.gguf", "gguf", 0.0, FileNotFoundError, "found none"),
         (circuit, damaged, "gguf", 0.0, ValueError, "whole GGUF file"),
         ("circuit", source, "hf", 0.0, ValueError, "expected a Circuit, got str"),
         ({0: torch.ones(4)}, "llama", "control-vector", 0.0, ValueError, "layers from 1 on"),

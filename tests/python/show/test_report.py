@@ -136,7 +136,7 @@ def test_the_page_holds_every_part(folder: Path):
         assert heading in page.text
     for fact in ("tiny <model>", "prompt_hash", "abc123", "versions.torch", "2.13.0", "128"):
         assert fact in page.text
-    assert page.count("img") == 2
+    assert page.count("img") == 3
     assert page.count("article") == 8 + 2
 
 
@@ -197,9 +197,9 @@ def test_one_part_is_enough(folder: Path, kept: str):
 def test_figures_are_drawn_where_the_run_has_none(folder: Path):
     (folder / "dose_response.png").unlink()
     (folder / "figures" / "layer_histogram.png").unlink()
-    assert parsed(report.write_report(folder)).count("img") == 4
+    assert parsed(report.write_report(folder)).count("img") == 5
     table().drop(columns=["kl", "quality"]).to_csv(folder / "table.csv", index=False)
-    assert parsed(report.write_report(folder)).count("img") == 2
+    assert parsed(report.write_report(folder)).count("img") == 3
 
 
 def test_a_report_repeats_byte_for_byte_and_leaves_no_other_file(folder: Path):

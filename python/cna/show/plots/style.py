@@ -21,7 +21,7 @@ COLOURS = {
 SPARE = ("#E69F00", "#56B4E9", "#8C6D00", "#000000", "#7F5FA8")
 MARKERS = {"cna": "o", "caa": "s", "caa-mlp": "D", "random": "X", "no-filter": "^"}
 LABELS = {
-    "cna": "CNA",
+    "cna": "CNA circuit",
     "caa": "CAA",
     "caa-mlp": "CAA, MLP outputs",
     "random": "random neurons",
@@ -34,7 +34,7 @@ SIGN = LinearSegmentedColormap.from_list(
 
 
 def label_of(method: str) -> str:
-    """The name of a method in legends."""
+    """The name of a method in legends and on pages."""
     return LABELS.get(method, method)
 
 

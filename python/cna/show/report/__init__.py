@@ -6,10 +6,12 @@ The page needs no network and runs no script: its style is inline, its images ar
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
-from .figures import drawn_images, stored_images
+from ...base.files import write_whole
+from ..plots import png
+from ..run_figures import CAPTIONS, run_figures
+from .figures import stored_images
 from .page import page_html
 from .reading import read_circuit, read_run, read_table
 
@@ -41,21 +43,10 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
             "write_report: expected circuit.json, table.csv, answers.csv or run.json, got none in "
             f"'{folder}'; pass the folder of a run"
         )
-    images = stored_images(folder) or drawn_images(circuit, table)
+    images = stored_images(folder) or [
+        (CAPTIONS[name], png(figure)) for name, figure in run_figures(circuit, table).items()
+    ]
     html = page_html(run or {}, circuit, table, answers, images)
     path = folder / "report.html"
-    _write(path, html)
+    write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
     return path
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RuntimeError(
-            f"write_report: expected to write '{path}', got: {error.strerror or error}; check the "
-            "folder"
-        ) from None

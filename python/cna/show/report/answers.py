@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
+from ...base.html import render
 from ..plots.tables import is_unsteered
 from .settings import Setting, matches, setting_name, setting_of
 
 _EXAMPLES = 8
-_BADGES = {
-    True: "<span class='badge yes'>behaviour</span>",
-    False: "<span class='badge no'>no behaviour</span>",
+_SHOWS = {"true": True, "1": True, "1.0": True, "false": False, "0": False}
+_HEADINGS = {
+    "evaluation": "Prompts on which the behaviour is expected",
+    "benign": "Benign prompts",
 }
 
 
-def answers_html(answers: pd.DataFrame | None, chosen: Mapping[str, Setting]) -> str:
+def answers_html(answers: pd.DataFrame | None, chosen: Mapping[str, Setting]) -> Markup:
     """The first answers of each set, unsteered beside steered, as cards."""
     if answers is None:
-        return ""
+        return Markup()
     answers = answers.dropna(subset=["strength"])
     columns: list[tuple[str, pd.DataFrame]] = []
     plain = answers[is_unsteered(answers)]
@@ -32,23 +35,13 @@ def answers_html(answers: pd.DataFrame | None, chosen: Mapping[str, Setting]) ->
         if len(rows):
             columns.append((setting_name(setting), rows))
     if not columns:
-        return ""
-    out = []
+        return Markup()
     sets = list(dict.fromkeys(answers["set"])) if "set" in answers else [""]
-    for name in sets:
-        cards = _cards(columns, name)
-        if not cards:
-            continue
-        heading = {
-            "evaluation": "Prompts on which the behaviour is expected",
-            "benign": "Benign prompts",
-        }.get(name, name)
-        out.append((f"<h3>{escape(heading)}</h3>" if heading else "") + cards)
-    note = f"<p class='note'>The first {_EXAMPLES} prompts of each set, in order, not picked.</p>"
-    return note + "".join(out)
+    groups = [(_HEADINGS.get(name, name), _cards(columns, name)) for name in sets]
+    return render("show/answers", groups=groups, examples=_EXAMPLES)
 
 
-def _cards(columns: Sequence[tuple[str, pd.DataFrame]], name: str) -> str:
+def _cards(columns: Sequence[tuple[str, pd.DataFrame]], name: str) -> list[dict[str, Any]]:
     """One card per prompt with the answer of every column (title, rows) to it."""
     found: list[tuple[str, dict[str, tuple[str, str]]]] = []
     for title, rows in columns:
@@ -63,23 +56,12 @@ def _cards(columns: Sequence[tuple[str, pd.DataFrame]], name: str) -> str:
     for prompt in prompts:
         cells = []
         for title, answers in found:
-            if prompt not in answers:
-                continue
-            answer, hit = answers[prompt]
-            shows = {"true": True, "1": True, "1.0": True, "false": False, "0": False}.get(
-                str(hit).strip().lower()
-            )
-            badge = "" if shows is None else _BADGES[shows]
-            text = escape(answer) if answer.strip() else "<i>(empty answer)</i>"
-            cells.append(
-                f"<div class='answer'><div class='who'>{escape(title)} {badge}</div>"
-                f"<div class='text'>{text}</div></div>"
-            )
-        cards.append(
-            f"<article><div class='prompt'>{escape(prompt)}</div>"
-            f"<div class='answers'>{''.join(cells)}</div></article>"
-        )
-    return "".join(cards)
+            if prompt in answers:
+                text, hit = answers[prompt]
+                shows = _SHOWS.get(str(hit).strip().lower())
+                cells.append({"title": title, "text": text, "shows": shows})
+        cards.append({"prompt": prompt, "answers": cells})
+    return cards
 
 
 def answered_settings(answers: pd.DataFrame) -> list[Setting]:

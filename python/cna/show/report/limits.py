@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from html import escape
-
 import pandas as pd
+from markupsafe import Markup
 
 from ..._core import Circuit
+from ...base.html import render
 from ..plots.tables import is_added
 
 
 def limits_html(
     table: pd.DataFrame | None, circuit: Circuit | None, answers: pd.DataFrame | None
-) -> str:
+) -> Markup:
     """The limits that hold for every run, and those of what this run left out."""
     if table is None and circuit is None and answers is None:
-        return ""
+        return Markup()
     lines = [
         "One model, one set of prompts and one way of decoding: other models, wordings or sampling "
         "may behave otherwise.",
@@ -46,4 +46,4 @@ def limits_html(
                 lines.append(
                     f"Each rate rests on {n:.0f} answers; small differences are within the noise."
                 )
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+    return render("show/list", lines=lines)

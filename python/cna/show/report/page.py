@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import pandas as pd
 
 from ..._core import Circuit
+from ...base.html import render
 from .answers import answers_html
 from .figures import figures_html
 from .limits import limits_html
 from .sections import circuit_html, lead_html, methods_html, settings_html
 from .settings import chosen_settings
-from .style import STYLE
 
 
 def page_html(
@@ -32,33 +31,23 @@ def page_html(
     model = str(_first(run, ("model_id", "model")) or provenance.get("model_id", ""))
     title = f"Steering: {task_name}" if task_name else "Steering run"
     chosen = chosen_settings(table)
-    sections = [
-        lead_html(table, chosen),
-        _section("The circuit", circuit_html(circuit)),
-        _section("Methods and strengths", methods_html(table)),
-        _section("Figures", figures_html(images)),
-        _section("Answers before and after", answers_html(answers, chosen)),
-        _section("What this does not show", limits_html(table, circuit, answers)),
-        _section("Settings and provenance", settings_html(run, circuit)),
-    ]
-    facts = [f"Model <code>{escape(model)}</code>" if model else ""]
-    facts.append(f"Task <code>{escape(task_name)}</code>" if task_name else "")
-    facts.append(escape(str(run.get("date", run.get("created", "")))))
-    line = " · ".join(f for f in facts if f)
-    description = f"<p>{escape(str(about))}</p>" if about else ""
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        "<meta name='color-scheme' content='light dark'>"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f"<header><h1>{escape(title)}</h1><p class='facts'>{line}</p>{description}</header>"
-        + "".join(sections)
-        + "</main></body></html>\n"
+    return render(
+        "show/report",
+        title=title,
+        model=model,
+        task=task_name,
+        date=str(run.get("date", run.get("created", ""))),
+        about=str(about),
+        lead=lead_html(table, chosen),
+        sections=[
+            ("The circuit", circuit_html(circuit)),
+            ("Methods and strengths", methods_html(table)),
+            ("Figures", figures_html(images)),
+            ("Answers before and after", answers_html(answers, chosen)),
+            ("What this does not show", limits_html(table, circuit, answers)),
+            ("Settings and provenance", settings_html(run, circuit)),
+        ],
     )
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 
 def _first(values: Mapping[str, Any], names: Iterable[str]) -> Any:

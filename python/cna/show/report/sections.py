@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from ..._core import Circuit
-from ...base.html import number
+from ...base.html import folded, number, page_table, render
 from ..display import layer_bars, signed
+from ..plots.style import label_of
 from ..plots.tables import is_added, is_unsteered
-from .settings import METHODS, Setting, row_of, setting_name, unsteered_row
+from .settings import Setting, row_of, setting_name, unsteered_row
 
 
-def lead_html(table: pd.DataFrame | None, chosen: Mapping[str, Setting]) -> str:
+def lead_html(table: pd.DataFrame | None, chosen: Mapping[str, Setting]) -> Markup:
     """Tiles with the rates that matter most."""
     if table is None or not chosen:
-        return ""
+        return Markup()
     base = unsteered_row(table)
-    items = []
-    if base is not None:
-        items.append(_tile("Unsteered", base))
+    items = [] if base is None else [_tile("Unsteered", base)]
     for setting in chosen.values():
         row = row_of(table, setting)
         if row is not None:
             items.append(_tile(setting_name(setting), row))
-    note = ""
-    if "caa" in chosen:
-        note = (
-            "<p class='note'>The CAA setting shown is the one with the lowest rate among those "
-            "that keep 95 % of the unsteered quality; it was picked on these very prompts.</p>"
-        )
-    return f"<div class='tiles'>{''.join(items)}</div>{note}"
+    return render("show/tiles", tiles=items, caa="caa" in chosen)
 
 
-def _tile(name: str, row: pd.Series) -> str:
+def _tile(name: str, row: pd.Series) -> dict[str, str]:
     low, high = row.get("rate_low"), row.get("rate_high")
     interval = ""
     if low is not None and high is not None and not (pd.isna(low) or pd.isna(high)):
@@ -45,31 +38,26 @@ def _tile(name: str, row: pd.Series) -> str:
     quality = row.get("quality")
     text = "" if quality is None or pd.isna(quality) else f"quality {quality:.2f}"
     small = " · ".join(x for x in (interval, text) if x)
-    return (
-        f"<div class='tile'><div class='name'>{escape(name)}</div>"
-        f"<div class='big'>{100 * row['rate']:.0f} %</div><div class='small'>{small}</div></div>"
-    )
+    return {"name": name, "big": f"{100 * row['rate']:.0f} %", "small": small}
 
 
-def circuit_html(circuit: Circuit | None) -> str:
+def circuit_html(circuit: Circuit | None) -> Markup:
     """The circuit in words, its layers as bars, its strongest neurons."""
     if circuit is None:
-        return ""
+        return Markup()
     layers, width = circuit.shape
-    n, late = len(circuit), 100 * circuit.share_in_last_layers(3)
-    quarter = max(1, layers // 4)
-    words = (
-        f"<p>{n:,} of {layers * width:,} MLP neurons ({100 * n / (layers * width):.2g} %) in "
-        f"{layers} layers of {width:,}; {late:.0f} % of them in the last three layers, "
-        f"{100 * circuit.share_in_last_layers(quarter):.0f} % in the last quarter. "
-        f"{len(circuit.universal_removed):,} universal neurons, which fire hard for almost every "
-        "prompt, were kept out.</p>"
-    )
     rows = [[str(x.layer), str(x.index), signed(x.delta)] for x in circuit.neurons[:10]]
-    strongest = table_html(["layer", "neuron", "delta"], rows)
-    return (
-        f"{words}<div class='bars'>{layer_bars(list(circuit.layer_counts))}</div>"
-        f"<details><summary>The {len(rows)} strongest neurons</summary>{strongest}</details>"
+    strongest = page_table(["layer", "neuron", "delta"], rows)
+    return render(
+        "show/circuit",
+        n=len(circuit),
+        layers=layers,
+        width=width,
+        late=100 * circuit.share_in_last_layers(3),
+        quarter=100 * circuit.share_in_last_layers(max(1, layers // 4)),
+        removed=len(circuit.universal_removed),
+        bars=layer_bars(list(circuit.layer_counts)),
+        strongest=folded(f"The {len(rows)} strongest neurons", strongest),
     )
 
 
@@ -84,41 +72,35 @@ _COLUMNS = {  # name -> (heading, columns of its interval, scale), or (heading,)
 }
 
 
-def methods_html(table: pd.DataFrame | None) -> str:
+def methods_html(table: pd.DataFrame | None) -> Markup:
     """The sweep's table with its intervals."""
     if table is None:
-        return ""
+        return Markup()
     columns = [c for c in _COLUMNS if c in table and table[c].notna().any()]
     layers = "layer" in table and table["layer"].notna().any()
     header = ["method", *(["layer"] if layers else []), "strength"]
     header += [str(_COLUMNS[c][0]) for c in columns]
-    rows: list[list[str]] = []
+    rows: list[list[str | Markup]] = []
     marks: list[str] = []
     plain = is_unsteered(table)
     for at, row in table.iterrows():
         method = str(row["method"])
         sign = "" if method == "unsteered" else "c = " if is_added(method) else "m = "
-        cells = [escape(METHODS.get(method, method))]
+        cells: list[str | Markup] = [label_of(method)]
         cells += [number(row["layer"])] if layers else []
         cells.append(f"{sign}{number(row['strength'])}")
         cells += [_cell(row, c) for c in columns]
         rows.append(cells)
         marks.append("plain" if plain.loc[at] else "")
-    note = (
-        "<p class='note'>m multiplies the neurons (1 is the model itself, 0 ablates them); c is "
-        "the coefficient of an added vector (0 is the model itself). Small figures are 95 % "
-        "intervals. p: exact McNemar test against the unsteered answers, not corrected for the "
-        "number of rows. Unsteered rows are shaded.</p>"
-    )
-    return table_html(header, rows, marks=marks) + note
+    return render("show/methods", table=page_table(header, rows, marks=marks))
 
 
-def _cell(row: pd.Series, name: str) -> str:
+def _cell(row: pd.Series, name: str) -> str | Markup:
     rest = _COLUMNS[name][1:]
     return _interval(row, name, *rest) if rest else number(row.get(name), 2)  # type: ignore[arg-type]
 
 
-def _interval(row: pd.Series, name: str, low: str, high: str, scale: float) -> str:
+def _interval(row: pd.Series, name: str, low: str, high: str, scale: float) -> str | Markup:
     value = row.get(name)
     if value is None or pd.isna(value):
         return "–"
@@ -128,10 +110,10 @@ def _interval(row: pd.Series, name: str, low: str, high: str, scale: float) -> s
     if any(e is None or pd.isna(e) for e in ends):
         return text
     range_ = "–".join(shape.format(scale * float(e)) for e in ends)  # type: ignore[arg-type]
-    return f"{text} <span class='range'>{range_}</span>"
+    return Markup("{} <span class='range'>{}</span>").format(text, range_)
 
 
-def settings_html(run: Mapping[str, Any], circuit: Circuit | None) -> str:
+def settings_html(run: Mapping[str, Any], circuit: Circuit | None) -> Markup:
     """Settings of the run and provenance of the circuit, name by name."""
     out = []
     for title, values in (
@@ -139,10 +121,9 @@ def settings_html(run: Mapping[str, Any], circuit: Circuit | None) -> str:
         ("Circuit", _flat(circuit.provenance if circuit is not None else {})),
     ):
         if values:
-            rows = [[f"<code>{escape(k)}</code>", escape(v)] for k, v in values]
-            body = table_html(["name", "value"], rows, kind="names")
-            out.append(f"<details open><summary>{title}</summary>{body}</details>")
-    return "".join(out)
+            rows = [[Markup("<code>{}</code>").format(k), v] for k, v in values]
+            out.append(folded(title, page_table(["name", "value"], rows, kind="names"), open=True))
+    return Markup("").join(out)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -156,22 +137,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             out.append((name, text if len(text) <= 400 else text[:397] + "…"))
     return out
-
-
-def table_html(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    marks: Sequence[str] = (),
-    kind: str = "numbers",
-) -> str:
-    """A table that scrolls by itself; cells are HTML, `marks` are classes of rows."""
-    head = "".join(f"<th>{escape(h)}</th>" for h in header)
-    body = []
-    for i, row in enumerate(rows):
-        mark = f" class='{marks[i]}'" if marks and marks[i] else ""
-        body.append(f"<tr{mark}>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>")
-    return (
-        f"<div class='scroll'><table class='{kind}'><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )

@@ -5,16 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from ...base.html import number
+from ..plots.style import label_of
 from ..plots.tables import is_added, is_unsteered
 
 Setting = tuple[str, "float | None", float]  # method, layer or None, strength
-METHODS = {
-    "cna": "CNA circuit",
-    "random": "Random neurons",
-    "caa": "CAA",
-    "caa-mlp": "CAA, MLP outputs",
-    "no-filter": "CNA, no universal filter",
-}
 
 
 def chosen_settings(table: pd.DataFrame | None) -> dict[str, Setting]:
@@ -78,4 +72,4 @@ def setting_name(setting: Setting) -> str:
         return "unsteered"
     place = "" if layer is None else f", layer {layer:.0f}"
     unit = "coefficient" if is_added(method) else "multiplier"
-    return f"{METHODS.get(method, method)}{place}, {unit} {number(strength)}"
+    return f"{label_of(method)}{place}, {unit} {number(strength)}"

@@ -1,0 +1,45 @@
+"""The figures of a run, by name: those that its circuit and table have something to draw for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .._core import Circuit
+from . import plots
+
+CAPTIONS = {  # file stem -> caption; other images keep their names as captions
+    "dose_response": "Behaviour rate against strength, with 95 % Wilson intervals. Dashed: the "
+    "rate on benign prompts.",
+    "quality_against_effect": "Text quality against the fall of the behaviour rate. Upper right "
+    "is better.",
+    "matched_kl": "Effect against the distance to the unsteered model (KL), to compare methods "
+    "that disturb the model equally.",
+    "layer_histogram": "Neurons of the circuit per layer.",
+    "neuron_strip": "Each neuron of the circuit; colour is the sign of its contrast.",
+    "overlap": "Overlap of two circuits by layer.",
+    "stability": "How often resampled discovery prompts choose each neuron, and the overlap of "
+    "random halves.",
+}
+
+
+def run_figures(circuit: Circuit | None, table: pd.DataFrame | None) -> dict[str, Figure]:
+    """{name: figure}; one that the table has no columns or rows for is left out."""
+    wanted: dict[str, Callable[[], Figure]] = {}
+    if table is not None:
+        frame = table
+        wanted["dose_response"] = lambda: plots.dose_response(frame)
+        wanted["quality_against_effect"] = lambda: plots.quality_against_effect(frame)
+        wanted["matched_kl"] = lambda: plots.matched_kl(frame)
+    if circuit is not None:
+        wanted["layer_histogram"] = lambda: plots.layer_histogram(circuit)
+        wanted["neuron_strip"] = lambda: plots.neuron_strip(circuit)
+    out = {}
+    for name, draw in wanted.items():
+        try:
+            out[name] = draw()
+        except ValueError:  # nothing to draw
+            continue
+    return out

@@ -1,0 +1,35 @@
+/// The linear layers of a traced graph: matrix products with a weight of the module.
+#pragma once
+
+#include <torch/script.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace cna {
+
+/// A linear of the graph: its node, where its weight hangs, and its input as [rows, tokens, width].
+struct Linear {
+  ::torch::jit::Node* node;
+  std::string path;            // module path, without ".weight"
+  ::torch::jit::Value* input;  // value before any flattening
+  size_t input_slot;           // which input of which node takes `input`
+  ::torch::jit::Node* taker;
+  int64_t width;
+  int64_t hidden;
+  at::ScalarType dtype;
+};
+
+/// Path of a value read from the module by attributes: "model.layers.0.mlp.down_proj.weight".
+[[nodiscard]] std::optional<std::string> attribute_path(const ::torch::jit::Value* value);
+
+/// All linears of an inlined graph, in its order, control flow included.
+[[nodiscard]] std::vector<Linear> linears_of(const ::torch::jit::Module& module,
+                                             ::torch::jit::Graph& graph);
+
+/// Up to six distinct module names, layer numbers starred, nearest to the pattern first.
+[[nodiscard]] std::string closest_names(const std::vector<Linear>& linears,
+                                        const std::string& pattern);
+
+}  // namespace cna
