@@ -173,23 +173,10 @@ def stability(
         delta,
         select(delta),
         data.shape,
-        {
-            "method": "mean_difference",
-            "k": size,
-            "n_positive": n,
-            "n_negative": m,
-            "seed": seed,
-        },
+        {"method": "mean_difference", "k": size, "n_positive": n, "n_negative": m, "seed": seed},
     )
     order = np.asarray([x.layer * data.shape[1] + x.index for x in circuit.neurons], dtype=np.int64)
-    draws = np.concatenate(
-        [
-            rng.multinomial(n, np.full(n, 1 / n), n_bootstrap) / n,
-            -rng.multinomial(m, np.full(m, 1 / m), n_bootstrap) / m,
-        ],
-        axis=1,
-    )
-    frequency, deltas, jaccard = _bootstrap(draws, acts, order, select)
+    frequency, deltas, jaccard = _bootstrap(_resampled(n, m, n_bootstrap, rng), acts, order, select)
     low, high = np.percentile(deltas, [2.5, 97.5], axis=0)
     return Stability(
         circuit=circuit,
@@ -202,6 +189,17 @@ def stability(
         n_positive=n,
         n_negative=m,
         seed=seed,
+    )
+
+
+def _resampled(n: int, m: int, n_bootstrap: int, rng: np.random.Generator) -> Floats:
+    """Weights [n_bootstrap, n + m] of the contrast when each set is drawn anew, with replacement."""
+    return np.concatenate(
+        [
+            rng.multinomial(n, np.full(n, 1 / n), n_bootstrap) / n,
+            -rng.multinomial(m, np.full(m, 1 / m), n_bootstrap) / m,
+        ],
+        axis=1,
     )
 
 

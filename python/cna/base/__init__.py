@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files, hashes, progress, HTML blocks, names."""
+"""What everything stands on: errors, checks, files, hashes, progress, HTML blocks, names."""

@@ -115,6 +115,35 @@ def require_format(function: str, format: str) -> None:
         )
 
 
+def _require_free(path: Path) -> None:
+    if path.exists() and not (path / "manifest.json").exists() and any(path.iterdir()):
+        raise ValueError(
+            f"export: expected an empty folder or an older export at '{path}', got other files; choose "
+            "another folder"
+        )
+
+
+def _about(
+    hf_model: Any, tokenizer: Any, model_id: str | None, revision: str | None
+) -> dict[str, Any]:
+    """What the manifest says of the model and its tokenizer, whatever the format."""
+    config = hf_model.config
+    template = getattr(tokenizer, "chat_template", None)
+    return {
+        "model_id": model_id or config.name_or_path or type(hf_model).__name__,
+        "architecture": type(hf_model).__name__,
+        "weights_hash": revision or weights_hash(hf_model),
+        "dtype": str(hf_model.dtype).removeprefix("torch."),
+        "vocab_size": int(hf_model.get_output_embeddings().weight.shape[0]),
+        "max_positions": max_positions(config),
+        "eos_token_ids": eos_ids(hf_model),
+        "tokenizer": tokenizer is not None,
+        "chat_template_sha256": (
+            hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
+        ),
+    }
+
+
 def export(
     hf_model: Any,
     tokenizer: Any,
@@ -146,12 +175,7 @@ def export(
     require_format("export", format)
     check_exportable(hf_model)
     path = Path(path)
-    if path.exists() and not (path / "manifest.json").exists() and any(path.iterdir()):
-        raise ValueError(
-            f"export: expected an empty folder or an older export at '{path}', got other files; choose "
-            "another folder"
-        )
-    config = hf_model.config
+    _require_free(path)
     was_training = hf_model.training
     with new_folder(path) as folder:
         hf_model.eval()
@@ -164,27 +188,16 @@ def export(
             hf_model.train(was_training)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        config.to_json_file(folder / "config.json")
-        template = getattr(tokenizer, "chat_template", None)
+        hf_model.config.to_json_file(folder / "config.json")
         manifest = {
             "format": "cna.model",
             "format_version": FORMAT_VERSION,
             "archive_format": format,
             "sha256": file_sha256(folder / archive["archive"]),
-            "model_id": model_id or config.name_or_path or type(hf_model).__name__,
-            "architecture": type(hf_model).__name__,
-            "weights_hash": revision or weights_hash(hf_model),
-            "dtype": str(hf_model.dtype).removeprefix("torch."),
             "tap_pattern": tap_pattern,
             **archive,
-            "vocab_size": int(hf_model.get_output_embeddings().weight.shape[0]),
-            "max_positions": max_positions(config),
             "cache": shapes,
-            "eos_token_ids": eos_ids(hf_model),
-            "tokenizer": tokenizer is not None,
-            "chat_template_sha256": (
-                hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
-            ),
+            **_about(hf_model, tokenizer, model_id, revision),
             "made_with": {"cna": _core.version, "torch": torch.__version__},
         }
         text = json.dumps(manifest, indent=2) + "\n"

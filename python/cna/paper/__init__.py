@@ -5,7 +5,8 @@ result = cna.reproduce("meta-llama/Llama-3.2-1B-Instruct", base="meta-llama/Llam
 
 from __future__ import annotations
 
-from .experiments import ALPHAS, PARTS, main_reproduce, reproduce
+from .behaviour import ALPHAS
+from .experiments import PARTS, main_reproduce, reproduce
 from .layers import LAYER_TASKS, authors_circuit, layer_distance
 from .own_prompts import jailbreak_task
 from .printed import paper, paper_entry

@@ -11,32 +11,21 @@ need not agree; the notes of a result say what differs.
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-import torch
-
-from .. import _core
-from ..circuits.discovery import discover
-from ..circuits.random_control import random_like
-from ..circuits.universal import universal_neurons
-from ..circuits.vectors import caa, caa_mlp
 from ..hosts.loading import load
 from ..hosts.model import Model
-from ..measure.arms import Arm, neuron_arms, vector_arms
-from ..measure.sweep import sweep
 from ..prompts import tasks
 from ..prompts.tasks import Task
+from .about import comparison_notes, environment
+from .behaviour import measure_behaviour
 from .layers import LAYER_TASKS, localise
 from .own_prompts import jailbreak_task
-from .printed import paper, paper_entry
+from .printed import paper_entry
 from .result import Reproduction
-from .tables import controls_table, quality_table, refusal_table
 
 PARTS = ("refusal", "quality", "controls", "layers", "overlap")
-ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_LAYER_TABLES = {"layers": ("layers", "layer_counts"), "overlap": ("overlap",)}
 
 
 def reproduce(
@@ -73,24 +62,9 @@ def reproduce(
     Raises:
         ValueError: unknown parts, overlap without a base model, a base model of another shape.
     """
-    chosen = list(parts) if parts is not None else [p for p in PARTS if p != "overlap" or base]
-    for part in chosen:
-        if part not in PARTS:
-            raise ValueError(
-                f"reproduce: expected parts among {list(PARTS)}, got {part!r}; choose these"
-            )
-    if "overlap" in chosen and base is None:
-        raise ValueError(
-            "reproduce: expected a base model for 'overlap', got none; pass base=..., or leave it out"
-        )
+    chosen = _parts(parts, base is not None)
     model = model if isinstance(model, Model) else load(model)
-    if base is not None and not isinstance(base, Model):
-        base = load(base)
-    if base is not None and (base.n_layers, base.width) != (model.n_layers, model.width):
-        raise ValueError(
-            f"reproduce: expected a base model of {model.n_layers} layers x {model.width} neurons, "
-            f"got one of {base.n_layers} x {base.width}; pass the model it was tuned from"
-        )
+    base = _base(base, model)
     name, entry = paper_entry(model)
     own_task = task is not None
     task = task or tasks.load("capability-refusal")
@@ -100,7 +74,7 @@ def reproduce(
         model_id=model.model_id,
         paper_model=name,
         tables={},
-        notes=_notes(name, entry, model, task, own_task),
+        notes=comparison_notes(name, entry, model, task, own_task),
         settings={
             "parts": chosen,
             "quick": quick,
@@ -109,123 +83,59 @@ def reproduce(
             "fraction": fraction,
             "k": k,
             "max_new_tokens": max_new_tokens,
-            **_environment(model),
+            **environment(model),
         },
         circuits={},
     )
-    behaviour = [p for p in ("refusal", "quality", "controls") if p in chosen]
-    if behaviour:
-        universal = universal_neurons(model, chat=task.chat, progress=progress)
-        circuit = discover(
-            model,
-            task.positive,
-            task.negative,
-            fraction=fraction,
-            universal=universal,
-            chat=task.chat,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        result.circuits["behaviour"] = circuit
-        measured = sweep(
-            model,
-            circuit,
-            task,
-            multipliers=[1.0 - a for a in ALPHAS] if "quality" in chosen else [0.0],
-            baselines=[],
-            arms=_arms(model, circuit, task, chosen, quick, progress),
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            kl_prompts=0,
-            perplexity=False,
-            quiz_questions=0,
-            max_prompts=12 if quick else None,
-            out=None if out is None else Path(out) / "sweep",
-            progress=progress,
-        )
-        result.sweep = measured
-        make = {"refusal": refusal_table, "quality": quality_table, "controls": controls_table}
-        for part in behaviour:
-            result.tables[part] = make[part](measured.table, entry)
-        if "controls" in behaviour:
-            result.tables["controls"].insert(1, "n_neurons", len(circuit))
-            result.tables["controls"].loc[0, "n_neurons"] = 0
-    if "layers" in chosen or "overlap" in chosen:
+    measure_behaviour(
+        result,
+        model,
+        task,
+        entry,
+        chosen,
+        quick=quick,
+        fraction=fraction,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        out=out,
+        progress=progress,
+    )
+    wanted = [table for part in chosen for table in _LAYER_TABLES.get(part, ())]
+    if wanted:
         sets = {label: tasks.load(built_in) for label, built_in in LAYER_TASKS.items()}
         if own_task:
             sets["refusal"] = task
         sets |= dict(layer_tasks or {})
         tables, circuits = localise(model, base, entry, sets, k)
         result.circuits |= circuits
-        wanted = {"layers": ["layers", "layer_counts"], "overlap": ["overlap"]}
-        for part, names in wanted.items():
-            if part in chosen:
-                result.tables |= {table: tables[table] for table in names}
+        result.tables |= {table: tables[table] for table in wanted}
     return result
 
 
-def _environment(model: Model) -> dict[str, Any]:
-    return {
-        "dtype": str(model.dtype)[6:],
-        "device": str(model.device),
-        "weights_hash": model.core.weights_hash,
-        "versions": {
-            "cna": _core.version,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def _notes(
-    name: str | None, entry: dict[str, Any], model: Model, task: Task, own_task: bool
-) -> list[str]:
-    notes = []
-    if name is None:
-        notes.append(f"The paper has no {model.model_id}: its columns and the logs' are empty.")
-    else:
-        notes += list(paper()["notes"].values())
-        if str(model.dtype) != "torch.bfloat16":
-            notes.append(f"The authors ran in bfloat16, this run is in {str(model.dtype)[6:]}.")
-        if "layers" not in entry:
-            notes.append(f"The authors give no layer tables for {name}.")
-    if own_task:
-        notes.append(f"Task {task.name!r}, judge {task.judge.name!r}: {task.description}")
-    else:
-        notes.append(
-            "The behaviour measured here is declining requests that the model is unable to carry "
-            "out; the paper measures declining harmful ones, so compare directions, not levels. "
-            "Pass a task made of your own copy of the paper's prompts for the same measure."
+def _parts(parts: Sequence[str] | None, with_base: bool) -> list[str]:
+    chosen = list(parts) if parts is not None else [p for p in PARTS if p != "overlap" or with_base]
+    for part in chosen:
+        if part not in PARTS:
+            raise ValueError(
+                f"reproduce: expected parts among {list(PARTS)}, got {part!r}; choose these"
+            )
+    if "overlap" in chosen and not with_base:
+        raise ValueError(
+            "reproduce: expected a base model for 'overlap', got none; pass base=..., or leave it out"
         )
-    notes.append(
-        "Discovery prompts of the layer tables are this library's own, not the authors' 8 to 10 "
-        "pairs, unless layer_tasks were passed."
-    )
-    return notes
+    return chosen
 
 
-def _arms(
-    model: Model,
-    circuit: _core.Circuit,
-    task: Task,
-    chosen: Sequence[str],
-    quick: bool,
-    progress: bool,
-) -> list[Arm]:
-    arms: list[Arm] = []
-    if "controls" in chosen:
-        for seed in (0,) if quick else (0, 1, 2):
-            arms += neuron_arms(f"random-{seed}", random_like(circuit, seed), [0.0])
-    if "quality" in chosen and model.core.has_residual_sites:
-        positive, negative, chat = task.positive, task.negative, task.chat
-        printed = [a for a in ALPHAS if a > 0]
-        removing = [-0.5] if quick else [-0.25, -0.5, -0.75, -1.0]
-        everywhere = caa_mlp(model, positive, negative, chat=chat, progress=progress)
-        arms += vector_arms(everywhere, printed + removing, per_layer=False)
-        layers = sorted({model.n_layers * p // 6 for p in ((4,) if quick else (3, 4))})
-        vector = caa(model, positive, negative, layers=layers, chat=chat, progress=progress)
-        arms += vector_arms(vector, removing)
-    return arms
+def _base(base: Model | str | os.PathLike[str] | None, model: Model) -> Model | None:
+    if base is None:
+        return None
+    base = base if isinstance(base, Model) else load(base)
+    if (base.n_layers, base.width) != (model.n_layers, model.width):
+        raise ValueError(
+            f"reproduce: expected a base model of {model.n_layers} layers x {model.width} neurons, "
+            f"got one of {base.n_layers} x {base.width}; pass the model it was tuned from"
+        )
+    return base
 
 
 def main_reproduce(

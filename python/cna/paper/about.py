@@ -1,0 +1,55 @@
+"""What a reproduction says of itself: how it was run, and how it differs from the paper's."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+from .. import _core
+from ..hosts.model import Model
+from ..prompts.tasks import Task
+from .printed import paper
+
+
+def environment(model: Model) -> dict[str, Any]:
+    """Weights, their type and place, and versions."""
+    return {
+        "dtype": str(model.dtype)[6:],
+        "device": str(model.device),
+        "weights_hash": model.core.weights_hash,
+        "versions": {
+            "cna": _core.version,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def comparison_notes(
+    name: str | None, entry: dict[str, Any], model: Model, task: Task, own_task: bool
+) -> list[str]:
+    """What to know when comparing with the paper, whose name of the model and numbers are given."""
+    notes = []
+    if name is None:
+        notes.append(f"The paper has no {model.model_id}: its columns and the logs' are empty.")
+    else:
+        notes += list(paper()["notes"].values())
+        if str(model.dtype) != "torch.bfloat16":
+            notes.append(f"The authors ran in bfloat16, this run is in {str(model.dtype)[6:]}.")
+        if "layers" not in entry:
+            notes.append(f"The authors give no layer tables for {name}.")
+    if own_task:
+        notes.append(f"Task {task.name!r}, judge {task.judge.name!r}: {task.description}")
+    else:
+        notes.append(
+            "The behaviour measured here is declining requests that the model is unable to carry "
+            "out; the paper measures declining harmful ones, so compare directions, not levels. "
+            "Pass a task made of your own copy of the paper's prompts for the same measure."
+        )
+    notes.append(
+        "Discovery prompts of the layer tables are this library's own, not the authors' 8 to 10 "
+        "pairs, unless layer_tasks were passed."
+    )
+    return notes

@@ -1,0 +1,109 @@
+"""The paper's experiments on answers: the circuit at its strengths, beside CAA and random neurons."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import _core
+from ..circuits.discovery import discover
+from ..circuits.random_control import random_like
+from ..circuits.universal import universal_neurons
+from ..circuits.vectors import caa, caa_mlp
+from ..hosts.model import Model
+from ..measure.arms import Arm, neuron_arms, vector_arms
+from ..measure.options import SweepOptions
+from ..measure.sweep import sweep
+from ..prompts.tasks import Task
+from .result import Reproduction
+from .tables import controls_table, quality_table, refusal_table
+
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_TABLES = {"refusal": refusal_table, "quality": quality_table, "controls": controls_table}
+
+
+def measure_behaviour(
+    result: Reproduction,
+    model: Model,
+    task: Task,
+    entry: dict[str, Any],
+    parts: Sequence[str],
+    *,
+    quick: bool,
+    fraction: float,
+    max_new_tokens: int,
+    batch_size: int,
+    out: str | os.PathLike[str] | None,
+    progress: bool,
+) -> None:
+    """Puts the circuit, the sweep and the tables of a reproduction's parts into it.
+
+    Args:
+        entry: the paper's numbers of the model.
+        parts: those of `cna.reproduce`; the ones on layers are not measured here.
+    """
+    parts = [part for part in parts if part in _TABLES]
+    if not parts:
+        return
+    circuit = discover(
+        model,
+        task.positive,
+        task.negative,
+        fraction=fraction,
+        universal=universal_neurons(model, chat=task.chat, progress=progress),
+        chat=task.chat,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    options = SweepOptions(
+        multipliers=[1.0 - a for a in ALPHAS] if "quality" in parts else [0.0],
+        baselines=[],
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        kl_prompts=0,
+        perplexity=False,
+        quiz_questions=0,
+        max_prompts=12 if quick else None,
+    )
+    measured = sweep(
+        model,
+        circuit,
+        task,
+        options=options,
+        arms=_arms(model, circuit, task, parts, quick, progress),
+        out=None if out is None else Path(out) / "sweep",
+        progress=progress,
+    )
+    result.circuits["behaviour"] = circuit
+    result.sweep = measured
+    for part in parts:
+        result.tables[part] = _TABLES[part](measured.table, entry)
+    if "controls" in parts:
+        result.tables["controls"].insert(1, "n_neurons", len(circuit))
+        result.tables["controls"].loc[0, "n_neurons"] = 0
+
+
+def _arms(
+    model: Model,
+    circuit: _core.Circuit,
+    task: Task,
+    parts: Sequence[str],
+    quick: bool,
+    progress: bool,
+) -> list[Arm]:
+    arms: list[Arm] = []
+    if "controls" in parts:
+        for seed in (0,) if quick else (0, 1, 2):
+            arms += neuron_arms(f"random-{seed}", random_like(circuit, seed), [0.0])
+    if "quality" in parts and model.core.has_residual_sites:
+        positive, negative, chat = task.positive, task.negative, task.chat
+        printed = [a for a in ALPHAS if a > 0]
+        removing = [-0.5] if quick else [-0.25, -0.5, -0.75, -1.0]
+        everywhere = caa_mlp(model, positive, negative, chat=chat, progress=progress)
+        arms += vector_arms(everywhere, printed + removing, per_layer=False)
+        layers = sorted({model.n_layers * p // 6 for p in ((4,) if quick else (3, 4))})
+        vector = caa(model, positive, negative, layers=layers, chat=chat, progress=progress)
+        arms += vector_arms(vector, removing)
+    return arms
