@@ -1,10 +1,14 @@
-# make test: builds everything and runs all tests.   make demo: the main job on the default model.
+# make test: builds everything and runs all tests but the nightly ones; a table of times at the end.
+# make demo: the main job on the default model, and a check of what it wrote.
+# make nightly: everything, also what takes too long for every push.
 # Needs Python 3.10+, a C++20 compiler and pip; everything goes into .venv and .build.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 TREE := .build/main
+# Python tests run in so many processes of one thread each; 0: in one process with all threads.
+WORKERS ?= 2
 SITE = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('platlib'))")
 SOURCES := $(shell git ls-files CMakeLists.txt cmake include src python tests/cpp pyproject.toml 2>/dev/null)
 
@@ -12,7 +16,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help test demo docs lint format cpp-tests python-tests sanitize fuzz bench stubs clean
+.PHONY: help test nightly venv build headers demo docs lint format cpp-tests python-tests python-nightly \
+  sanitize fuzz fuzz-nightly bench stubs clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -30,17 +35,29 @@ $(VENV)/.ready: $(wildcard requirements/*.txt)
 # One build tree serves the Python package and the C++ tests.
 $(VENV)/.installed: $(VENV)/.ready $(SOURCES)
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps . \
-	  -Cbuild-dir=$(TREE) -Ccmake.define.CNA_WERROR=ON -Ccmake.define.CNA_TESTS=ON \
-	  -Ccmake.define.CNA_HEADER_TESTS=ON
+	  -Cbuild-dir=$(TREE) -Ccmake.define.CNA_WERROR=ON -Ccmake.define.CNA_TESTS=ON
 	touch $@
 
-test: lint cpp-tests sanitize python-tests fuzz docs
+test:
+	@MAKE="$(MAKE)" scripts/stages.sh venv lint build cpp-tests sanitize python-tests fuzz docs
+
+nightly:
+	@MAKE="$(MAKE)" scripts/stages.sh -k venv lint build headers cpp-tests sanitize python-nightly \
+	  fuzz-nightly docs demo
+
+venv: $(VENV)/.ready
+
+build: $(VENV)/.installed
 
 cpp-tests: $(VENV)/.installed
 	ctest --test-dir $(TREE) --output-on-failure
 
 python-tests: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+# With all threads in one process: sums of several threads are tested too.
+python-nightly: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "nightly or not nightly"
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check python tests benchmarks fuzz
@@ -48,6 +65,7 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 	PYTHONPATH=python $(BIN)/lint-imports
 	git ls-files '*.hpp' '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	! grep -lE '#include *<(torch|ATen|c10)/' include/cna/*.hpp  # the core knows no torch
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix python tests benchmarks fuzz
@@ -56,6 +74,16 @@ format: $(VENV)/.ready
 
 demo: $(VENV)/.installed
 	$(BIN)/cna demo --out demo-out
+	$(BIN)/python -m pytest tests/demo
+
+# make headers: every header alone, once with torch and once where no torch is looked for
+headers: $(VENV)/.ready
+	cmake -S . -B .build/headers -G Ninja -DCMAKE_PREFIX_PATH=$(SITE) -DCNA_TESTS=ON \
+	  -DCNA_HEADER_TESTS=ON -DCNA_WERROR=ON
+	cmake --build .build/headers -j$(JOBS) --target cna_headers_alone
+	cmake -S . -B .build/headers-core -G Ninja -DCMAKE_PREFIX_PATH=$(SITE) -DCNA_TORCH=OFF \
+	  -DCNA_TESTS=ON -DCNA_HEADER_TESTS=ON -DCNA_WERROR=ON
+	cmake --build .build/headers-core -j$(JOBS) --target cna_headers_alone
 
 # make sanitize: the C++ tests under AddressSanitizer and UBSan; the first report is an error
 SANITIZE := .build/sanitize
@@ -75,10 +103,13 @@ $(VENV)-docs/.ready: docs/requirements.txt
 docs: $(VENV)-docs/.ready
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build -q --strict -d .build/site
 
-# make fuzz: the circuit reader, then the GGUF patcher; SECONDS=600 gives each ten minutes
+# make fuzz: the circuit reader, then the GGUF patcher, as many seconds each
 SECONDS ?= 20
 fuzz: $(VENV)/.installed
 	fuzz/run.sh $(SECONDS)
+
+fuzz-nightly: $(VENV)/.installed
+	fuzz/run.sh 600
 
 stubs: $(VENV)/.installed
 	$(BIN)/pybind11-stubgen cna._core -o .build/stubs --ignore-all-errors

@@ -6,7 +6,7 @@ import collections.abc
 import os
 import torch
 import typing
-__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'torch_version', 'unpad', 'version', 'wilson_interval']
+__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
 class Neuron:
     """
     One MLP neuron: a place in the model and its signed contrast.
@@ -206,30 +206,6 @@ class Intervention:
     @property
     def is_identity(self) -> bool:
         ...
-class UniversalCounter:
-    """
-    Counts how often each neuron is among a prompt's strongest.
-    """
-    def __init__(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], top_fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001) -> None:
-        ...
-    def add(self, activations: torch.Tensor) -> None:
-        """
-        Takes one prompt, [n_layers, width].
-        """
-    def merge(self, other: UniversalCounter) -> None:
-        ...
-    def universal(self, share: typing.SupportsFloat | typing.SupportsIndex = 0.8) -> list[tuple[int, int]]:
-        """
-        (layer, index) of neurons hit in at least `share` of the prompts.
-        """
-    @property
-    def counts(self) -> torch.Tensor:
-        """
-        int32 [n_layers, width]
-        """
-    @property
-    def prompts(self) -> int:
-        ...
 class Taps:
     """
     The taps of one model, called by a live model's hooks.
@@ -254,15 +230,19 @@ class Model:
         """
         Opens an exported folder, or any traced TorchScript language model.
         """
-    def contrast(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> tuple[dict, dict]:
+    def answer_jobs(self, arms: collections.abc.Sequence[Intervention], prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], jobs: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]], max_new_tokens: typing.SupportsInt | typing.SupportsIndex, sink: typing.Any, **kwargs) -> None:
         """
-        Moments of both sets: dicts of count, mean and m2, float64 [n_layers, width].
+        Greedy answers of (arm, prompt) jobs; calls sink(jobs, answers) batch by batch.
         """
-    def count_universal(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], top_fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> UniversalCounter:
+    def contrast(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], site: str = 'neuron', **kwargs) -> tuple[dict, dict]:
+        """
+        Moments of both sets: dicts of count, mean and m2, float64 [n_layers, features].
+        """
+    def count_universal(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], top_fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, **kwargs) -> UniversalCounter:
         ...
-    def discover(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, k: typing.SupportsInt | typing.SupportsIndex | None = None, universal: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], ranking: str = 'mean_difference', intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> Circuit:
+    def discover(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, k: typing.SupportsInt | typing.SupportsIndex | None = None, universal: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], ranking: str = 'mean_difference', **kwargs) -> Circuit:
         ...
-    def divergence(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], continuations: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def divergence(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], continuations: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         """
         (KL from arm 0, log likelihood), each float64 [arms, n].
         """
@@ -270,29 +250,33 @@ class Model:
         """
         Shape of the logits of one step of zeros; on 'meta' it finds leftover device constants.
         """
-    def generate(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], max_new_tokens: typing.SupportsInt | typing.SupportsIndex = 64, temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], ignore_eos: bool = False, intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> list[list[int]]:
+    def generate(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], max_new_tokens: typing.SupportsInt | typing.SupportsIndex = 64, temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], ignore_eos: bool = False, **kwargs) -> list[list[int]]:
         """
         Answers as token ids, without prompt and end token.
         """
-    def log_likelihood(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], continuations: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> torch.Tensor:
+    def log_likelihood(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], continuations: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> torch.Tensor:
         """
         Sum of log probabilities of each continuation, nats, float64 [n].
         """
-    def logits(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> torch.Tensor:
+    def logits(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> torch.Tensor:
         """
         Logits behind each prompt, float32 [n_prompts, vocab].
         """
-    def record(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], site: str, intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> torch.Tensor:
+    def record(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], site: str, **kwargs) -> torch.Tensor:
         """
         Last-token activations, float32 [n_prompts, n_layers, features].
         """
-    def record_stream(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], site: str, sink: typing.Any, intervention: Intervention = ..., arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], batch_rows: typing.SupportsInt | typing.SupportsIndex = 64, batch_tokens: typing.SupportsInt | typing.SupportsIndex = 0, share_prefix: bool = True, progress: typing.Any = None) -> None:
+    def record_stream(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], site: str, sink: typing.Any, **kwargs) -> None:
         """
         Calls sink(rows, activations [rows, n_layers, features]) batch by batch.
         """
     def select(self, positive: dict, negative: dict, fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, k: typing.SupportsInt | typing.SupportsIndex | None = None, universal: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], ranking: str = 'mean_difference') -> Circuit:
         """
         The circuit of two sets' moments.
+        """
+    def steering_vectors(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], site: str = 'residual', **kwargs) -> torch.Tensor:
+        """
+        Mean over positive minus mean over negative prompts, float64 [n_layers, features].
         """
     def to(self, device: str) -> None:
         ...
@@ -334,6 +318,30 @@ class Model:
     @property
     def weights_hash(self) -> str:
         ...
+class UniversalCounter:
+    """
+    Counts how often each neuron is among a prompt's strongest.
+    """
+    def __init__(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], top_fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001) -> None:
+        ...
+    def add(self, activations: torch.Tensor) -> None:
+        """
+        Takes one prompt, [n_layers, width].
+        """
+    def merge(self, other: UniversalCounter) -> None:
+        ...
+    def universal(self, share: typing.SupportsFloat | typing.SupportsIndex = 0.8) -> list[tuple[int, int]]:
+        """
+        (layer, index) of neurons hit in at least `share` of the prompts.
+        """
+    @property
+    def counts(self) -> torch.Tensor:
+        """
+        int32 [n_layers, width]
+        """
+    @property
+    def prompts(self) -> int:
+        ...
 def common_prefix(prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]) -> int:
     """
     Tokens shared by all prompts, leaving each one of its own.
@@ -365,6 +373,18 @@ def mcnemar_exact(gained: typing.SupportsInt | typing.SupportsIndex, lost: typin
 def merge_moments(a: dict, b: dict) -> dict:
     """
     Moments of both streams together, exact (Chan et al. 1983).
+    """
+def prompt_hash(sets: collections.abc.Sequence[collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]]) -> str:
+    """
+    Hash of sets of prompts as token ids, 16 hexadecimal digits.
+    """
+def random_like(circuit: Circuit, seed: typing.SupportsInt | typing.SupportsIndex = 0, avoid: bool = True) -> Circuit:
+    """
+    Random neurons, as many in each layer as the circuit has.
+    """
+def universal_threshold(prompts: typing.SupportsInt | typing.SupportsIndex, share: typing.SupportsFloat | typing.SupportsIndex = 0.8) -> int:
+    """
+    In how many of these prompts a neuron must be a hit.
     """
 def unpad(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[list[int]]:
     """

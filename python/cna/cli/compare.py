@@ -10,8 +10,8 @@ TEXT = "Overlap of two circuits."
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a")
-    parser.add_argument("b")
+    parser.add_argument("a", help="circuit.json")
+    parser.add_argument("b", help="another one, of a model of the same shape")
     parser.add_argument("--plot", help="PNG file to write")
 
 

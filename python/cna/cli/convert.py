@@ -19,6 +19,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "-f",
         default="hf",
         choices=["hf", "peft", "gguf-lora", "gguf", "control-vector", "authors-json"],
+        help="hf is a folded checkpoint",
     )
     parser.add_argument(
         "--source", "-s", default="smollm2", help="the model: folder, id or GGUF file"
@@ -32,7 +33,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--architecture", default="llama", help="llama.cpp's name, for a control vector"
     )
-    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
 def run(args: argparse.Namespace) -> int:

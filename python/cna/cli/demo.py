@@ -21,11 +21,13 @@ RANDOM_DRAWS = (0, 1, 2)
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="demo-out", help="folder of the results")
-    parser.add_argument("--model", default="smollm2")
+    parser.add_argument(
+        "--model", default="smollm2", help="smollm2, a Hugging Face id or folder, or an export"
+    )
     parser.add_argument(
         "--prompts", type=int, default=None, help="evaluation prompts (default: all)"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=40)
+    parser.add_argument("--max-new-tokens", type=int, default=40, help="of each answer")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -24,7 +24,10 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--universal", default="default", help="default, none, or a file of prompts"
     )
     parser.add_argument(
-        "--ranking", default="mean_difference", choices=["mean_difference", "effect_size"]
+        "--ranking",
+        default="mean_difference",
+        choices=["mean_difference", "effect_size"],
+        help="by the difference of means, or by that over the pooled deviation",
     )
     parser.add_argument("--raw", action="store_true", help="no chat template")
     parser.add_argument(

@@ -16,10 +16,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", help="file of prompts, or a built-in task")
     parser.add_argument("--circuit", "-c", help="circuit.json")
     parser.add_argument("--multiplier", type=float, default=0.0, help="0 ablates, 1 is the model")
-    parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--temperature", type=float, default=0.0)
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="of each answer")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, help="share of probability to draw from"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--raw", action="store_true", help="no chat template")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 

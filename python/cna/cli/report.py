@@ -9,7 +9,7 @@ TEXT = "Write the HTML page of a run folder."
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder")
+    parser.add_argument("folder", help="that a sweep or the demo wrote")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,12 +9,17 @@ TEXT = "The paper's experiments: printed, logged and measured."
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", "-m", default="smollm2")
+    parser.add_argument(
+        "--model",
+        "-m",
+        default="smollm2",
+        help="smollm2, a Hugging Face id or folder, or an export",
+    )
     parser.add_argument("--base", default=None, help="the base model of the same family")
     parser.add_argument("--jbb", default=None, help="your CSV in the JailbreakBench layout")
     parser.add_argument("--benign", default=None, help="your benign prompts, as many")
     parser.add_argument("--quick", action="store_true", help="few prompts")
-    parser.add_argument("--out", "-o", default="runs/reproduce")
+    parser.add_argument("--out", "-o", default="runs/reproduce", help="folder to write")
 
 
 def run(args: argparse.Namespace) -> int:

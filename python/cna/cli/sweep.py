@@ -11,15 +11,24 @@ TEXT = "Measure strengths, controls and baselines on a task."
 
 def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
-    parser.add_argument("--task", default="capability-refusal")
+    parser.add_argument(
+        "--task",
+        default="capability-refusal",
+        help="built-in task, or a .csv, .jsonl or folder of your own",
+    )
     parser.add_argument("--circuit", "-c", help="circuit.json (default: discover it)")
-    parser.add_argument("--multipliers", type=numbers, default=[-1.0, 0.0, 0.5, 1.0, 2.0])
+    parser.add_argument(
+        "--multipliers",
+        type=numbers,
+        default=[-1.0, 0.0, 0.5, 1.0, 2.0],
+        help="of the circuit: 0 ablates, 1 is the model",
+    )
     parser.add_argument("--baselines", default="random,caa", help="random,caa,caa-mlp,no-filter")
     parser.add_argument("--coefficients", type=numbers, default=[-1.0, -0.5, -0.25], help="of CAA")
-    parser.add_argument("--max-new-tokens", type=int, default=40)
-    parser.add_argument("--max-prompts", type=int, default=None)
+    parser.add_argument("--max-new-tokens", type=int, default=40, help="of each answer")
+    parser.add_argument("--max-prompts", type=int, default=None, help="of each set (default: all)")
     parser.add_argument("--mmlu", help="folder or CSV in the MMLU layout")
-    parser.add_argument("--quiz-questions", type=int, default=60)
+    parser.add_argument("--quiz-questions", type=int, default=60, help="per arm; 0: no quiz")
     parser.add_argument("--allow-leak", action="store_true", help="accept shared prompts")
     parser.add_argument(
         "--out", "-o", default="runs/sweep", help="run folder; a stopped run goes on"

@@ -249,6 +249,7 @@ def test_the_grafted_graph_holds_no_leftover_device(exports: Any) -> None:
         assert model.core.dry_run(3, 1, 9) == [3, 1, 320]
 
 
+@pytest.mark.xdist_group("processes")
 def test_ctrl_c_stops_a_long_run(exports: Any) -> None:
     code = (
         "import cna, signal\n"

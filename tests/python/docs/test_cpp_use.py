@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[3]
 CMAKE = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 SITE = Path(torch.__file__).parent.parent
 
-pytestmark = pytest.mark.skipif(CMAKE is None, reason="needs cmake")
+pytestmark = [
+    pytest.mark.skipif(CMAKE is None, reason="needs cmake"),
+    pytest.mark.xdist_group("cpp"),
+]
 
 
 def build(source: Path, folder: Path, *options: str) -> Path:
@@ -65,6 +68,7 @@ def test_find_package_with_the_callers_own_torch(tmp_path: Path, exports: Any) -
     check_consumer(folder, exports("llama"))
 
 
+@pytest.mark.nightly  # builds the whole library once more
 def test_fetch_content(tmp_path: Path, exports: Any) -> None:
     folder = build(
         ROOT / "tests/consumer", tmp_path, "-DFROM_SOURCE=ON", f"-DCMAKE_PREFIX_PATH={SITE}"

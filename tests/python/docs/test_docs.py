@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +32,34 @@ OF_TWO_PROCESSES = "from transformers import AutoModelForCausalLM\nfrom transfor
 
 
 @pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[cna.Model, Path]]:
-    """A tiny Llama with room for long prompts: exported and open, and as a Hugging Face folder."""
-    root = tmp_path_factory.mktemp("docs")
+def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with room for long prompts, as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("docs") / "my-model"
     torch.manual_seed(0)
     settings = {**FAMILIES["llama"][1], "max_position_embeddings": 4096}
-    hf_model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)).eval()
-    tokenizer = make_tokenizer()
-    hf_model.save_pretrained(root / "my-model")
-    tokenizer.save_pretrained(root / "my-model")
-    yield cna.load(cna.export(hf_model, tokenizer, root / "exported")), root / "my-model"
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
 
 
+@pytest.fixture(scope="module")
+def stand_in(hf_folder: Path) -> cna.Model:
+    """The same, exported and open."""
+    hf_model = transformers.AutoModelForCausalLM.from_pretrained(hf_folder).eval()
+    return cna.load(cna.export(hf_model, make_tokenizer(), hf_folder.parent / "exported"))
+
+
+@pytest.mark.xdist_group("pages")
 @pytest.mark.parametrize("page", with_blocks("python", "bash"), ids=lambda p: p.name)
 def test_blocks_run(
     page: Path,
-    stand_in: tuple[cna.Model, Path],
+    stand_in: cna.Model,
+    hf_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Python and cna's own command lines, in their order, with a tiny model for the default one."""
-    model, hf_folder = stand_in
+    model = stand_in
     load, load_hf = cna.load, loading.load_hf
     monkeypatch.setattr(
         cna, "load", lambda name, **options: model if name == "smollm2" else load(name, **options)
@@ -117,12 +123,13 @@ def prepare_serving(model: cna.Model) -> cna.Circuit:
     return circuit
 
 
-def test_blocks_of_two_processes_run(stand_in: tuple[cna.Model, Path], tmp_path: Path) -> None:
+@pytest.mark.xdist_group("processes")
+def test_blocks_of_two_processes_run(hf_folder: Path, tmp_path: Path) -> None:
     found = [b for p in PAGES for b in blocks(p, "python") if b.startswith(OF_TWO_PROCESSES)]
     assert len(found) == 1
     before = (
         "import os, cna\nfrom transformers import AutoTokenizer\n"
-        f"name = {str(stand_in[1])!r}\ntokenizer = AutoTokenizer.from_pretrained(name)\n"
+        f"name = {str(hf_folder)!r}\ntokenizer = AutoTokenizer.from_pretrained(name)\n"
         "positive, negative = ['Hi', 'What?'], ['a b', 'One two']\n"
     )
     after = "if os.environ['RANK'] == '0':\n    circuit.save('circuit.json')\n"

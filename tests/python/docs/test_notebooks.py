@@ -1,4 +1,4 @@
-"""The example notebooks run from top to bottom, with small settings."""
+"""The example notebooks run from top to bottom: two with small settings, nightly all as they are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb")) if EXAMPLES.is_dir() else []
-SECONDS = 60
+ON_PUSH = ("01_find_a_circuit", "04_base_against_instruct")
+RUNS = [pytest.param(p, True, id=f"{p.stem}-fast") for p in NOTEBOOKS if p.stem in ON_PUSH]
+RUNS += [pytest.param(p, False, id=p.stem, marks=pytest.mark.nightly) for p in NOTEBOOKS]
 
 
 def read(path: Path) -> Any:
@@ -32,7 +34,7 @@ def read(path: Path) -> Any:
 
 def test_notebooks_are_numbered_from_one() -> None:
     assert [int(p.name[:2]) for p in NOTEBOOKS] == list(range(1, len(NOTEBOOKS) + 1))
-    assert len(NOTEBOOKS) >= 4
+    assert len(NOTEBOOKS) >= 4 and set(ON_PUSH) < {p.stem for p in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -47,18 +49,21 @@ def test_a_notebook_is_prose_and_short_cells(path: Path) -> None:
 
 
 @pytest.mark.smollm2
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.xdist_group("notebooks")
+@pytest.mark.parametrize(("path", "fast"), RUNS)
 def test_a_notebook_runs(
-    path: Path, smollm2: cna.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, fast: bool, smollm2: cna.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`smollm2` is asked for so that the export is made before the clock runs."""
-    monkeypatch.setenv("CNA_FAST", "1")
+    monkeypatch.setenv("CNA_FAST", "1" if fast else "0")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     nb = read(path)
     NotebookClient(
-        nb, timeout=5 * SECONDS, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        nb,
+        timeout=300 if fast else 3600,  # a cell
+        kernel_name="python3",
+        resources={"metadata": {"path": tmp_path}},
     ).execute()
     errors = [
         output

@@ -18,6 +18,8 @@ import torch
 import transformers
 from conftest import PROMPTS, hf_record, make_hf, make_tokenizer
 
+pytestmark = pytest.mark.xdist_group("aoti")
+
 ONE_LINE = re.compile(r"^[\w.:]+: expected [^\n]+; [^\n]+$")
 
 

@@ -9,6 +9,7 @@ import cna
 import pytest
 import torch
 from conftest import (
+    AOTI_ON_PUSH,
     FAMILIES,
     PROMPTS,
     hf_generate,
@@ -16,9 +17,21 @@ from conftest import (
     make_hf,
     make_tokenizer,
     oracle_top_k,
+    random_ids,
 )
 
 HOSTS = ["torchscript", "live", "aoti"]
+LENGTHS = [1, 2, 5, 9, 23]  # around and beyond the sliding window of 6
+
+
+def marks(host: str, family: str) -> list[pytest.MarkDecorator]:
+    if host != "aoti":
+        return []
+    rare = [] if family in AOTI_ON_PUSH else [pytest.mark.nightly]
+    return [pytest.mark.xdist_group("aoti"), *rare]
+
+
+PAIRS = [pytest.param(h, f, marks=marks(h, f)) for h in HOSTS for f in FAMILIES]
 
 
 def open_host(host: str, family: str, exports: Any) -> cna.Model:
@@ -27,23 +40,30 @@ def open_host(host: str, family: str, exports: Any) -> cna.Model:
     return cna.load(exports(family, format=host))
 
 
-@pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("host", "family"), PAIRS)
 def test_every_host_equals_plain_hooks(host: str, family: str, exports: Any) -> None:
+    """Chat prompts with a long common head, then short ones that share nothing."""
     hf, model = make_hf(family), open_host(host, family, exports)
-    ids = model.tokenize(PROMPTS)
-    plain = hf_record(hf, ids, family)
-    assert (cna.record(model, ids) - torch.from_numpy(plain)).abs().max() <= 1e-4 * abs(plain).max()
-    with torch.inference_mode():
-        expected = torch.stack([hf(torch.tensor([p])).logits[0, -1] for p in ids])
-    assert (model.logits(ids) - expected).abs().max() <= 1e-4 * expected.abs().max()
-    circuit = cna.discover(model, ids[:4], ids[4:], k=9, universal=None)
-    assert [(n.layer, n.index) for n in circuit] == oracle_top_k(plain[:4], plain[4:], 9)
-    answers = model.generate(ids[:3], max_new_tokens=8, return_tokens=True)
-    assert answers == [hf_generate(hf, prompt, 8) for prompt in ids[:3]]
+    assert model.core.has_cache
+    chat, short = model.tokenize(PROMPTS), random_ids(LENGTHS)
+    for ids in (chat, short):
+        plain = hf_record(hf, ids, family)
+        with torch.inference_mode():
+            expected = torch.stack([hf(torch.tensor([p])).logits[0, -1] for p in ids])
+        for run in ({}, {"batch_size": 1, "share_prefix": False}):
+            got = model.logits(ids, **run)
+            assert (got - expected).abs().max() <= 1e-4 * expected.abs().max(), run
+            got = cna.record(model, ids, **run) - torch.from_numpy(plain)
+            assert got.abs().max() <= 1e-4 * abs(plain).max(), run
+        half = len(ids) // 2
+        circuit = cna.discover(model, ids[:half], ids[half:], k=9, universal=None)
+        assert [(n.layer, n.index) for n in circuit] == oracle_top_k(plain[:half], plain[half:], 9)
+    ids = [*chat[:3], *random_ids([4, 9, 11], seed=1)]
+    answers = model.generate(ids, max_new_tokens=12, return_tokens=True)
+    assert answers == [hf_generate(hf, prompt, 12) for prompt in ids]
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", [pytest.param(h, marks=marks(h, "llama")) for h in HOSTS])
 def test_every_host_steers_alike(host: str, exports: Any) -> None:
     model, reference = open_host(host, "llama", exports), cna.load(exports("llama"))
     circuit = cna.discover(reference, PROMPTS[:4], PROMPTS[4:], k=9, universal=None)

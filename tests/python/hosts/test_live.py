@@ -40,10 +40,14 @@ def test_a_live_model_stays_its_owners() -> None:
         assert torch.equal(hf(ids).logits, before)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_known_families_keep_their_cache(family: str, dtype: torch.dtype) -> None:
-    assert cna.live(copy.deepcopy(make_hf(family, dtype)), None).core.has_cache
+def test_known_families_keep_their_cache_in_bfloat16() -> None:
+    """In float32: test_hosts.py."""
+    lost = [
+        family
+        for family in FAMILIES
+        if not cna.live(copy.deepcopy(make_hf(family, torch.bfloat16)), None).core.has_cache
+    ]
+    assert lost == []
 
 
 def test_a_live_model_without_a_down_projection_is_refused() -> None:

@@ -11,6 +11,8 @@ import transformers
 from conftest import FAMILIES
 from processes import run_ranks
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 WORKER = '''
 import sys
 import torch, torch.distributed as dist, transformers

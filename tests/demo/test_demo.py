@@ -1,0 +1,192 @@
+"""What `make demo` wrote, counted again from its own files, and its answers against plain hooks.
+
+Run by `make demo` on demo-out/, or on the folder that $CNA_DEMO names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cna
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cna.loading import load_hf
+from scipy import stats
+
+ROOT = Path(__file__).parents[2]
+RUN = Path(os.environ.get("CNA_DEMO") or ROOT / "demo-out")
+TASK = cna.tasks.load("capability-refusal")
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return pd.read_csv(RUN / "table.csv")
+
+
+@pytest.fixture(scope="module")
+def answers() -> pd.DataFrame:
+    frame = pd.read_csv(RUN / "answers.csv", keep_default_na=False)
+    return frame[frame.set == "evaluation"].set_index(["method", "strength", "index"]).sort_index()
+
+
+@pytest.fixture(scope="module")
+def circuit() -> cna.Circuit:
+    return cna.Circuit.load(RUN / "circuit.json")
+
+
+@pytest.fixture(scope="module")
+def hf() -> Any:
+    return load_hf("smollm2")[0].eval()
+
+
+def arm(table: pd.DataFrame, method: str, strength: float) -> Any:
+    (row,) = table[(table.method == method) & (table.strength == strength)].itertuples()
+    return row
+
+
+# --- the files agree with each other --------------------------------------------------------------
+
+
+def test_the_circuit_is_a_thousandth_of_all_neurons(circuit: cna.Circuit) -> None:
+    assert circuit.shape == (30, 1536)
+    assert len(circuit) == round(0.001 * 30 * 1536) == 46
+    assert circuit.layer_counts[-1] >= 30  # most of it sits in the last layer
+    strengths = [abs(n.delta) for n in circuit]
+    assert strengths == sorted(strengths, reverse=True) and strengths[-1] > 0
+    assert circuit.universal_removed
+    assert not {(n.layer, n.index) for n in circuit} & set(circuit.universal_removed)
+    assert circuit.provenance["positive_prompts"] == len(TASK.positive)
+
+
+def test_every_arm_answered_every_prompt_and_rates_count_the_hits(
+    table: pd.DataFrame, answers: pd.DataFrame
+) -> None:
+    assert {("cna", 1.0), ("cna", 0.0), ("cna", -1.0)} <= set(
+        zip(table.method, table.strength, strict=True)
+    )
+    for row in table.itertuples():
+        mine = answers.loc[(row.method, row.strength)]
+        assert list(mine.prompt) == TASK.evaluation
+        hits = TASK.judge.judge_all(list(mine.answer), list(mine.prompt))
+        assert hits == list(mine.hit)
+        assert (row.n, row.hits) == (len(hits), sum(hits))
+        assert row.rate == pytest.approx(np.mean(hits))
+        assert row.quality == pytest.approx(mine.quality.mean())
+        assert row.alpha == pytest.approx(1 - row.strength)
+        wilson = stats.binomtest(row.hits, row.n).proportion_ci(method="wilson")
+        assert (row.rate_low, row.rate_high) == pytest.approx((wilson.low, wilson.high))
+        before = answers.loc[("cna", 1.0)].hit
+        gained, lost = int((mine.hit & ~before).sum()), int((before & ~mine.hit).sum())
+        p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+        assert row.p_value == pytest.approx(p)
+
+
+def test_the_page_holds_the_rates_and_every_figure(table: pd.DataFrame) -> None:
+    page = (RUN / "report.html").read_text("utf-8")
+    figures = sorted((RUN / "figures").glob("*.png"))
+    assert len(figures) >= 2 and all(f.stat().st_size > 5000 for f in figures)
+    assert page.count("data:image/png;base64,") >= len(figures)
+    assert "capability-refusal" in page and "SmolLM2-135M-Instruct" in page
+    settings = json.loads((RUN / "run.json").read_text("utf-8"))
+    assert settings["task"] == TASK.name
+
+
+# --- what the circuit should do -------------------------------------------------------------------
+
+
+def test_ablation_lowers_the_rate_and_random_neurons_do_not(table: pd.DataFrame) -> None:
+    base, ablated = arm(table, "cna", 1.0), arm(table, "cna", 0.0)
+    assert base.kl == 0 and base.p_value == 1
+    assert 0.3 <= base.rate <= 0.7
+    assert ablated.rate <= base.rate * 2 / 3 and ablated.rate_high < base.rate
+    assert ablated.p_value < 0.01
+    assert ablated.quality >= 0.9 and ablated.kl > 0
+    random = table[table.method.str.startswith("random") & (table.strength == 0)]
+    assert len(random) >= 3
+    assert abs(random.rate.mean() - base.rate) <= 0.15
+    assert random.rate.mean() - ablated.rate >= 0.15
+
+
+def test_the_readme_prints_this_run(table: pd.DataFrame, circuit: cna.Circuit) -> None:
+    """To three answers of 64: another processor may break a tie of two tokens in another way."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"<!-- demo:begin -->\n(.*?)<!-- demo:end -->", text, re.S)
+    lines = [[c.strip() for c in x.strip("|").split("|")] for x in block.strip().splitlines()]
+    names = [name.split()[0] for name in lines[0]]
+    seen, method = [], ""
+    for cells in lines[2:]:
+        row = dict(zip(names, cells, strict=True))
+        method = row["neurons"] or method
+        if not method.startswith("circuit"):
+            continue
+        size, layer = re.search(r"circuit, (\d+) of [\d,]+ \((\d+) in the last", method).groups()
+        assert (int(size), int(layer)) == (len(circuit), circuit.layer_counts[-1])
+        measured = arm(table, "cna", float(row["m"].replace("\u2212", "-")))
+        rate, low, high = map(float, re.findall(r"\d\.\d+", row["rate"]))
+        assert rate == pytest.approx(measured.rate, abs=3.5 / 64), row
+        assert (low, high) == pytest.approx((measured.rate_low, measured.rate_high), abs=0.06)
+        assert float(row["quality"]) == pytest.approx(measured.quality, abs=0.02)
+        seen.append(measured.strength)
+    assert sorted(seen) == [-1, 0, 1]
+
+
+# --- the default model against plain hooks --------------------------------------------------------
+
+
+@contextmanager
+def hooked(hf: Any, hook: Any) -> Iterator[None]:
+    handles = [
+        layer.mlp.down_proj.register_forward_pre_hook(lambda _, args, i=i: hook(i, args[0]))
+        for i, layer in enumerate(hf.model.layers)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_recordings_equal_plain_hooks_bit_for_bit(hf: Any) -> None:
+    model = cna.load("smollm2")
+    prompts = TASK.positive[:2] + TASK.negative[:2]
+    rows: list[torch.Tensor] = []
+    with hooked(hf, lambda _, x: rows.append(x[0, -1].clone())), torch.inference_mode():
+        for ids in model.tokenize(prompts):
+            hf(torch.tensor([ids]))
+    plain = torch.stack(rows).reshape(len(prompts), 30, 1536)
+    assert torch.equal(cna.record(model, prompts, batch_size=1, share_prefix=False), plain)
+    shared = cna.record(model, prompts)
+    assert (shared - plain).abs().max() <= 1e-4 * plain.abs().max()
+
+
+@pytest.mark.parametrize("multiplier", [1.0, 0.0])
+def test_answers_are_those_of_transformers_with_plain_hooks(
+    hf: Any, answers: pd.DataFrame, circuit: cna.Circuit, multiplier: float
+) -> None:
+    model = cna.load("smollm2")
+    mine = answers.loc[("cna", multiplier)]
+    settings = json.loads((RUN / "run.json").read_text("utf-8"))["settings"]
+
+    def scale(layer: int, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        x[..., [n.index for n in circuit if n.layer == layer]] *= multiplier
+        return x
+
+    for ids, answer in zip(model.tokenize(TASK.evaluation[:3]), mine.answer, strict=False):
+        with hooked(hf, scale):
+            whole = hf.generate(
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                max_new_tokens=settings["max_new_tokens"],
+                do_sample=False,
+            )
+        told = model.tokenizer.decode(whole[0, len(ids) :], skip_special_tokens=True)
+        assert told.strip() == answer.strip()
