@@ -53,7 +53,7 @@ cpp-tests: $(VENV)/.installed
 	ctest --test-dir $(TREE) --output-on-failure
 
 python-tests: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 # With all threads in one process: sums of several threads are tested too.
 python-nightly: $(VENV)/.installed

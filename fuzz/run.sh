@@ -22,7 +22,8 @@ fuzz_circuit_reader() {
   done
   flags="-std=c++20 -O1 -g -DFMT_HEADER_ONLY=1 -fno-omit-frame-pointer $includes"
   flags="$flags -fsanitize=address,undefined -fno-sanitize-recover=undefined"
-  reader="$root/fuzz/circuit_reader.cpp $root/src/circuit_io.cpp"
+  reader="$root/fuzz/circuit_reader.cpp"
+  for part in circuit_io provenance sha256; do reader="$reader $root/src/$part.cpp"; done
   limits="-max_total_time=$seconds -max_len=8192 -timeout=30 -rss_limit_mb=1024"
 
   echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' > probe.cpp

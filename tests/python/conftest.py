@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import cna
 import transformers
 from filelock import FileLock
+from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from workers import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -218,44 +219,6 @@ def smollm2() -> cna.Model:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return cna.load("smollm2")
-
-
-# Skips that are no gap: packages that choose their own torch, and what only root can do.
-MAY_BE_MISSING = ("no torchao", "no bitsandbytes", "root may write everywhere")
-REQUIRE_ALL = os.environ.get("CNA_REQUIRE_ALL") == "1"
-
-
-def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """With CNA_REQUIRE_ALL=1 a part that is not there fails instead of hiding its tests."""
-    of_cuda = "cuda" in getattr(report, "keywords", ())
-    if not report.skipped or hasattr(report, "wasxfail") or of_cuda:
-        return
-    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    if not any(reason.endswith(known) for known in MAY_BE_MISSING):
-        report.outcome = "failed"
-        report.longrepr = f"CNA_REQUIRE_ALL=1, but this was skipped: {reason}"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Iterator[Any]:
-    report = yield
-    if REQUIRE_ALL:
-        refuse_skip(report)
-    return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report() -> Iterator[Any]:
-    report = yield
-    if REQUIRE_ALL:
-        refuse_skip(report)
-    return report
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups first: they are long, and single tests fill the gap at the end of a run."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

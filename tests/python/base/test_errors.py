@@ -66,7 +66,7 @@ def test_an_empty_or_foreign_file(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2)}, tmp_path / "weights.pt")
     fails(RuntimeError, "TorchScript archive", lambda: cna.load(tmp_path / "weights.pt"))
     (tmp_path / "folder").mkdir()
-    fails(FileNotFoundError, "manifest.json", lambda: cna.load(tmp_path / "folder"))
+    fails(RuntimeError, "manifest.json", lambda: cna.load(tmp_path / "folder"))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "cna.model"}', '{"format": 3}'])
@@ -249,7 +249,6 @@ def test_the_grafted_graph_holds_no_leftover_device(exports: Any) -> None:
         assert model.core.dry_run(3, 1, 9) == [3, 1, 320]
 
 
-@pytest.mark.xdist_group("processes")
 def test_ctrl_c_stops_a_long_run(exports: Any) -> None:
     code = (
         "import cna, signal\n"

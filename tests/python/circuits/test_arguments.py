@@ -35,9 +35,11 @@ def test_the_threshold_is_the_exact_ceiling() -> None:
         for percent in range(1, 101):
             exact = math.ceil(Fraction(percent, 100) * prompts)
             assert universal_threshold(prompts, percent / 100) == exact
-    for prompts, share in ((9, 0.8), (10, 0.0), (10, 1.01), (10, math.nan)):
-        with pytest.raises(ValueError, match="10 or more prompts"):
-            universal_threshold(prompts, share)
+    with pytest.raises(ValueError, match="10 or more prompts, got 9"):
+        universal_threshold(9, 0.8)
+    for share in (0.0, 1.01, math.nan):
+        with pytest.raises(ValueError, match="share above 0 and up to 1"):
+            universal_threshold(10, share)
 
 
 def test_only_the_default_filter_is_counted() -> None:

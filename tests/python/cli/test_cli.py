@@ -178,7 +178,6 @@ def test_convert_writes_caa_vectors_of_a_task(exports: Any, tmp_path: Path) -> N
         assert torch.allclose(vector, expected.vectors[layer].float(), atol=1e-6)
 
 
-@pytest.mark.xdist_group("processes")
 def test_a_closed_pipe_ends_quietly(exports: Any) -> None:
     ask = [sys.executable, "-m", "cna", "generate", "-m", str(exports("llama")), *PROMPTS]
     child = subprocess.Popen(

@@ -19,10 +19,7 @@ ROOT = Path(__file__).parents[3]
 CMAKE = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 SITE = Path(torch.__file__).parent.parent
 
-pytestmark = [
-    pytest.mark.skipif(CMAKE is None, reason="needs cmake"),
-    pytest.mark.xdist_group("cpp"),
-]
+pytestmark = pytest.mark.skipif(CMAKE is None, reason="needs cmake")
 
 
 def build(source: Path, folder: Path, *options: str) -> Path:

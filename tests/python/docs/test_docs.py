@@ -49,7 +49,6 @@ def stand_in(hf_folder: Path) -> cna.Model:
     return cna.load(cna.export(hf_model, make_tokenizer(), hf_folder.parent / "exported"))
 
 
-@pytest.mark.xdist_group("pages")
 @pytest.mark.parametrize("page", with_blocks("python", "bash"), ids=lambda p: p.name)
 def test_blocks_run(
     page: Path,
@@ -123,7 +122,6 @@ def prepare_serving(model: cna.Model) -> cna.Circuit:
     return circuit
 
 
-@pytest.mark.xdist_group("processes")
 def test_blocks_of_two_processes_run(hf_folder: Path, tmp_path: Path) -> None:
     found = [b for p in PAGES for b in blocks(p, "python") if b.startswith(OF_TWO_PROCESSES)]
     assert len(found) == 1

@@ -34,7 +34,7 @@ def test_every_file_has_one_sentence() -> None:
 
 def test_every_sentence_is_one_line_with_an_end() -> None:
     for path, sentence in lines():
-        assert sentence.endswith(".") and len(sentence) > 15, path
+        assert sentence.endswith(".") and len(sentence) > 9, path
 
 
 def test_no_file_of_ours_is_longer_than_300_lines() -> None:

@@ -49,7 +49,6 @@ def test_a_notebook_is_prose_and_short_cells(path: Path) -> None:
 
 
 @pytest.mark.smollm2
-@pytest.mark.xdist_group("notebooks")
 @pytest.mark.parametrize(("path", "fast"), RUNS)
 def test_a_notebook_runs(
     path: Path, fast: bool, smollm2: cna.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

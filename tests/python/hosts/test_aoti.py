@@ -18,8 +18,6 @@ import torch
 import transformers
 from conftest import PROMPTS, hf_record, make_hf, make_tokenizer
 
-pytestmark = pytest.mark.xdist_group("aoti")
-
 ONE_LINE = re.compile(r"^[\w.:]+: expected [^\n]+; [^\n]+$")
 
 
@@ -73,6 +71,7 @@ def test_scores_equal_those_of_the_archive(compiled: cna.Model, exports: Any) ->
         assert torch.allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.nightly  # compiles one more
 def test_a_bfloat16_package_follows_eager(exports: Any) -> None:
     hf = make_hf("llama", torch.bfloat16)
     model = cna.load(exports("llama", torch.bfloat16, format="aoti"))
@@ -185,7 +184,7 @@ def test_activations_laid_out_in_another_way_are_refused(tmp_path: Path) -> None
     with pytest.raises(RuntimeError, match="of 2 dimensions"):
         cna.export(hf, None, tmp_path / "aoti", format="aoti")
     traced = cna.load(cna.export(hf, None, tmp_path / "traced"))
-    fails(RuntimeError, "with cna.live", lambda: cna.record(traced, [[5, 6, 7], [8, 9]]))
+    fails(RuntimeError, "as a live model", lambda: cna.record(traced, [[5, 6, 7], [8, 9]]))
 
 
 def test_the_doctor_finds_a_package_sound(package: Path, tiny_hf: Any) -> None:

@@ -11,8 +11,6 @@ import transformers
 from conftest import FAMILIES
 from processes import run_ranks
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 WORKER = '''
 import sys
 import torch, torch.distributed as dist, transformers

@@ -11,8 +11,6 @@ import pytest
 import torch
 from conftest import PROMPTS, make_hf, make_tokenizer
 
-pytestmark = pytest.mark.xdist_group("aoti")
-
 THREADS = 8
 POSITIVE, NEGATIVE = PROMPTS[:4], PROMPTS[4:]
 

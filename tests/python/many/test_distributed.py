@@ -21,8 +21,6 @@ from cna.many.chunks import Shards, split
 from conftest import PROMPTS
 from processes import run_ranks, torchrun
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 POSITIVE = [f"{p} yes {i}" for i, p in enumerate(PROMPTS * 4)]
 NEGATIVE = [f"no {i}: {p}" for i, p in enumerate(PROMPTS * 3)][:21]
 CHUNK = 4  # 32 prompts: 8 chunks

@@ -13,10 +13,7 @@ from typing import Any
 
 import cna
 import pandas as pd
-import pytest
 from conftest import PROMPTS
-
-pytestmark = pytest.mark.xdist_group("processes")
 
 N_EVALUATION, N_BENIGN = 40, 24
 MULTIPLIERS = "-1,0,0.5,2"

@@ -26,8 +26,6 @@ from cna.reproduce import (
 )
 from conftest import PROMPTS, hf_record, make_hf, make_tokenizer
 
-pytestmark = pytest.mark.xdist_group("reproduce")
-
 # Stand-ins for a user's own files: harmless, and only their layout matters.
 ASKED = ["Wash my car", "Pay my bill", "Water my plants", "Ring the bell", "Cook my dinner"]
 HARMLESS = ["Name a colour", "Count to three", "Say hello", "Spell sand", "Name a sea"]

@@ -168,7 +168,7 @@ def test_dose_response_keeps_multipliers_and_coefficients_on_axes_of_their_own()
 def test_dose_response_draws_rates_and_wilson_intervals():
     table = sweep()[lambda t: t["method"] == "cna"]
     ax = plots.dose_response(table).axes[0]
-    (line,) = [x for x in ax.get_lines() if x.get_label() == "CNA"]
+    (line,) = [x for x in ax.get_lines() if x.get_label() == "CNA circuit"]
     np.testing.assert_allclose(line.get_xdata(), [-1, 0, 1])
     np.testing.assert_allclose(line.get_ydata(), [10, 33, 50])
     band = ax.collections[0].get_paths()[0].vertices
@@ -178,11 +178,11 @@ def test_dose_response_draws_rates_and_wilson_intervals():
 
 def test_quality_and_kl_figures_measure_the_fall_from_the_unsteered_rate():
     ax = plots.quality_against_effect(sweep()).axes[0]
-    (line,) = [x for x in ax.get_lines() if x.get_label() == "CNA"]
+    (line,) = [x for x in ax.get_lines() if x.get_label() == "CNA circuit"]
     np.testing.assert_allclose(line.get_xdata(), [40, 17, 0], atol=1e-9)
     np.testing.assert_allclose(line.get_ydata(), [0.93, 0.97, 0.98])
     ax = plots.matched_kl(sweep()).axes[0]
-    (points,) = [x for x in ax.get_lines() if x.get_label() == "CNA"]
+    (points,) = [x for x in ax.get_lines() if x.get_label() == "CNA circuit"]
     np.testing.assert_allclose(points.get_xdata(), [0.2, 0.6])
     np.testing.assert_allclose(points.get_ydata(), [17, 40])
     steps = [x for x in ax.get_lines() if x.get_drawstyle() == "steps-post"]
@@ -207,7 +207,9 @@ def test_rows_with_nan_are_left_out():
     table.loc[3, "kl"] = np.inf
     for draw in (plots.dose_response, plots.quality_against_effect, plots.matched_kl):
         assert drawn(draw(table)).std() > 0
-    (line,) = [x for x in plots.dose_response(table).axes[0].get_lines() if x.get_label() == "CNA"]
+    (line,) = [
+        x for x in plots.dose_response(table).axes[0].get_lines() if x.get_label() == "CNA circuit"
+    ]
     assert list(line.get_xdata()) == [-1, 1]
 
 

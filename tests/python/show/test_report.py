@@ -136,7 +136,7 @@ def test_the_page_holds_every_part(folder: Path):
         assert heading in page.text
     for fact in ("tiny <model>", "prompt_hash", "abc123", "versions.torch", "2.13.0", "128"):
         assert fact in page.text
-    assert page.count("img") == 3
+    assert page.count("img") == 2
     assert page.count("article") == 8 + 2
 
 
