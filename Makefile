@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Modules compile when they are first imported, most of them never.
+PIP := pip install -q --disable-pip-version-check --no-compile
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 TREE := .build/main
 # Python tests run in so many processes of one thread each; 0: in one process with all threads.
@@ -16,36 +18,34 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo-check test nightly venv build headers demo docs lint format cpp-tests python-tests python-nightly \
-  sanitize fuzz fuzz-nightly bench stubs clean
+.PHONY: help test nightly venv build headers demo demo-check docs lint format cpp-tests python-tests \
+  python-nightly sanitize fuzz fuzz-circuit fuzz-gguf fuzz-nightly bench stubs clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
 
 $(VENV)/.ready: $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -r requirements/dev.txt
-	$(BIN)/pip install -q --disable-pip-version-check -c requirements/dev.txt \
-	  -r requirements/evaluation.txt
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps -r requirements/no-deps.txt
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps --ignore-requires-python \
-	  comma-deps-catch2==2.13.10.post96
+	$(BIN)/$(PIP) -r requirements/dev.txt
+	$(BIN)/$(PIP) -c requirements/dev.txt -r requirements/evaluation.txt
+	$(BIN)/$(PIP) --no-deps -r requirements/no-deps.txt
+	$(BIN)/$(PIP) --no-deps --ignore-requires-python comma-deps-catch2==2.13.10.post96
 	touch $@
 
 # One build tree serves the Python package and the C++ tests.
 $(VENV)/.installed: $(VENV)/.ready $(SOURCES)
-	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps . \
+	$(BIN)/$(PIP) --no-build-isolation --no-deps . \
 	  -Cbuild-dir=$(TREE) -Ccmake.define.CNA_WERROR=ON -Ccmake.define.CNA_TESTS=ON
 	touch $@
 
 test:
-	@MAKE="$(MAKE)" scripts/stages.sh venv lint build cpp-tests sanitize python-tests fuzz docs
+	@MAKE="$(MAKE)" scripts/stages.sh venv lint+build sanitize+cpp-tests+docs python-tests fuzz
 
 nightly:
-	@MAKE="$(MAKE)" scripts/stages.sh -k venv lint build headers cpp-tests sanitize python-nightly \
-	  fuzz-nightly docs demo-check
+	@MAKE="$(MAKE)" scripts/stages.sh -k venv lint build headers cpp-tests sanitize docs demo-check \
+	  python-nightly fuzz-nightly
 
-venv: $(VENV)/.ready
+venv: $(VENV)/.ready $(VENV)-docs/.ready
 
 build: $(VENV)/.installed
 
@@ -75,9 +75,13 @@ format: $(VENV)/.ready
 demo: $(VENV)/.installed
 	$(BIN)/cna demo --out demo-out
 
-# make demo-check: the demo, then its numbers counted again from its own files
-demo-check: demo
-	$(BIN)/python -m pytest tests/demo
+demo-out/report.html:
+	$(MAKE) demo
+
+# make demo-check: the demo's numbers counted again from its own files, and the default model's tests
+demo-check: demo-out/report.html
+	$(BIN)/python -m pytest -n $(WORKERS) -m "smollm2 and not nightly" \
+	  tests/demo tests/python/docs/test_notebooks.py tests/python/ship/test_convert.py
 
 # make headers: every header alone, once with torch and once where no torch is looked for
 headers: $(VENV)/.ready
@@ -93,26 +97,29 @@ SANITIZE := .build/sanitize
 sanitize: $(VENV)/.installed
 	cmake -S . -B $(SANITIZE) -G Ninja -DCMAKE_PREFIX_PATH=$(SITE) -DCNA_TESTS=ON \
 	  -DCNA_INSTALL=OFF -DCNA_SANITIZE=address,undefined -DCMAKE_BUILD_TYPE=Debug \
-	  -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1 -D_GLIBCXX_ASSERTIONS"
+	  -DCMAKE_CXX_FLAGS_DEBUG="-O0 -g1 -D_GLIBCXX_ASSERTIONS"
 	cmake --build $(SANITIZE) -j$(JOBS) --target cna_core_tests cna_torch_tests
 	ctest --test-dir $(SANITIZE) --output-on-failure
 
 # make docs: the documentation site in .build/site, warnings are errors
 $(VENV)-docs/.ready: docs/requirements.txt
 	$(PYTHON) -m venv $(VENV)-docs
-	$(VENV)-docs/bin/pip install -q --disable-pip-version-check -r docs/requirements.txt
+	$(VENV)-docs/bin/$(PIP) -r docs/requirements.txt
 	touch $@
 
 docs: $(VENV)-docs/.ready
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build -q --strict -d .build/site
 
-# make fuzz: the circuit reader, then the GGUF patcher, as many seconds each
+# make fuzz: the circuit reader and the GGUF patcher side by side, as many seconds each
 SECONDS ?= 20
 fuzz: $(VENV)/.installed
-	fuzz/run.sh $(SECONDS)
+	$(MAKE) -j2 --output-sync=target fuzz-circuit fuzz-gguf
 
-fuzz-nightly: $(VENV)/.installed
-	fuzz/run.sh 600
+fuzz-circuit fuzz-gguf: fuzz-%:
+	fuzz/run.sh $(SECONDS) $*
+
+fuzz-nightly:
+	$(MAKE) fuzz SECONDS=600
 
 stubs: $(VENV)/.installed
 	$(BIN)/pybind11-stubgen cna._core -o .build/stubs --ignore-all-errors

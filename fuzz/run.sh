@@ -20,10 +20,12 @@ fuzz_circuit_reader() {
     "$site/cmeel.prefix/include/eigen3" /usr/include/eigen3; do
     [ ! -d "$folder" ] || includes="$includes -isystem $folder"
   done
-  flags="-std=c++20 -O1 -g -DFMT_HEADER_ONLY=1 -fno-omit-frame-pointer $includes"
+  flags="-std=c++20 -O1 -g1 -DFMT_HEADER_ONLY=1 -fno-omit-frame-pointer $includes"
   flags="$flags -fsanitize=address,undefined -fno-sanitize-recover=undefined"
-  reader="$root/fuzz/circuit_reader.cpp"
-  for part in circuit_io provenance sha256; do reader="$reader $root/src/$part.cpp"; done
+  for file in fuzz/circuit_reader src/circuit_io src/provenance src/sha256; do
+    echo "#include \"$root/$file.cpp\""  # the headers, which are most of it, compile once
+  done > reader.cpp
+  reader=reader.cpp
   limits="-max_total_time=$seconds -max_len=8192 -timeout=30 -rss_limit_mb=1024"
 
   echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' > probe.cpp

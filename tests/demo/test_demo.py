@@ -1,6 +1,6 @@
 """What `make demo` wrote, counted again from its own files, and its answers against plain hooks.
 
-Run by `make demo` on demo-out/, or on the folder that $CNA_DEMO names.
+Run by `make demo-check` on demo-out/, or on the folder that $CNA_DEMO names.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import pytest
 import torch
 from cna.loading import load_hf
 from scipy import stats
+
+pytestmark = pytest.mark.smollm2
 
 ROOT = Path(__file__).parents[2]
 RUN = Path(os.environ.get("CNA_DEMO") or ROOT / "demo-out")

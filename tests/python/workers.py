@@ -13,7 +13,7 @@ import pytest
 # Longest first. Parts of node ids.
 GROUPS = {
     "builds": ["docs/test_cpp_use.py", "docs/test_cpp_consumers.py"],
-    "compiled packages": ["hosts/test_aoti.py", "hosts/test_threads.py", "[aoti"],
+    "compiled packages": ["hosts/test_aoti.py", "hosts/test_threads.py", "[aoti", "[hosts.md]"],
     "processes": [
         "many/test_distributed.py",
         "hosts/test_live_parallel.py",
@@ -22,8 +22,9 @@ GROUPS = {
         "test_ctrl_c_stops_a_long_run",
         "test_a_closed_pipe_ends_quietly",
     ],
-    "notebooks": ["docs/test_notebooks.py"],
     "reproduction": ["paper/test_reproduce.py"],
+    "notebooks": ["docs/test_notebooks.py"],
+    "demo": ["tests/demo/"],
 }
 RANKS = {group: rank for rank, group in enumerate(GROUPS)}
 

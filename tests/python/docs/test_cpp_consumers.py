@@ -30,6 +30,7 @@ def succeed(*command: object, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.nightly  # builds three flavours with torch
 def test_a_caller_with_other_flags_frees_the_librarys_arrays(tmp_path: Path) -> None:
     """Eigen picks its allocator by the flags: 32 bytes under AVX, its own way under ASan."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
@@ -57,6 +58,7 @@ def torchless(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
     return site, {"PATH": os.pathsep.join(folders)}
 
 
+@pytest.mark.nightly  # builds and tests the core once more
 def test_the_core_builds_installs_and_serves_without_torch(
     tmp_path: Path, torchless: tuple[Path, dict[str, str]]
 ) -> None:

@@ -22,11 +22,11 @@ SITE = Path(torch.__file__).parent.parent
 pytestmark = pytest.mark.skipif(CMAKE is None, reason="needs cmake")
 
 
-def build(source: Path, folder: Path, *options: str) -> Path:
+def build(source: Path, folder: Path, *options: str, target: str = "all") -> Path:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command in (
         [CMAKE, "-S", source, "-B", folder, "-DCMAKE_BUILD_TYPE=Debug", *options],
-        [CMAKE, "--build", folder, "-j2"],
+        [CMAKE, "--build", folder, "-j2", "--target", target],
     ):
         done = subprocess.run(
             [str(c) for c in command], capture_output=True, text=True, env=environment
@@ -44,21 +44,33 @@ def cmake_dir() -> str:
     return f"-Dcna_DIR={folder}"
 
 
-def check_consumer(folder: Path, model: Path) -> None:
+def check_core(folder: Path) -> None:
+    """No LibTorch is linked by a caller of the core."""
     core = subprocess.run([folder / "core_only"], capture_output=True, text=True)
     assert core.returncode == 0 and core.stdout == "1 2\n"
     linked = subprocess.run(["ldd", folder / "core_only"], capture_output=True, text=True).stdout
     assert "libtorch" not in linked and "libc10" not in linked
+
+
+def check_consumer(folder: Path, model: Path) -> None:
+    check_core(folder)
     out = subprocess.run([folder / "with_torch", model], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     expected = cna.load(model).core.generate([[1, 2, 3], [4, 5]], max_new_tokens=4, ignore_eos=True)
     assert [[int(t) for t in line.split()] for line in out.stdout.splitlines()] == expected
 
 
+def test_find_package_gives_the_core_after_pip_install(tmp_path: Path) -> None:
+    """The example and the pages below link cna::torch in the same way."""
+    check_core(build(ROOT / "tests/consumer", tmp_path, cmake_dir(), target="core_only"))
+
+
+@pytest.mark.nightly  # builds with torch
 def test_find_package_after_pip_install(tmp_path: Path, exports: Any) -> None:
     check_consumer(build(ROOT / "tests/consumer", tmp_path, cmake_dir()), exports("llama"))
 
 
+@pytest.mark.nightly  # likewise
 def test_find_package_with_the_callers_own_torch(tmp_path: Path, exports: Any) -> None:
     torch_dir = f"-DTorch_DIR={SITE / 'torch/share/cmake/Torch'}"
     folder = build(ROOT / "tests/consumer", tmp_path, cmake_dir(), torch_dir, "-DOWN_TORCH=ON")

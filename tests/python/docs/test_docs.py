@@ -5,6 +5,7 @@ The C++ blocks run in test_cpp_use.py.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import re
 import shlex
@@ -22,8 +23,8 @@ import transformers
 from cna import loading
 from cna.cli import build_parser
 from cna.convert import write_authors_json
-from cna.hosts import hugging_face
-from conftest import FAMILIES, make_tokenizer
+from cna.hosts import aoti, hugging_face
+from conftest import make_hf, make_tokenizer
 from pages import PAGES, ROOT, blocks, fences, with_blocks
 from processes import torchrun
 
@@ -33,11 +34,11 @@ OF_TWO_PROCESSES = "from transformers import AutoModelForCausalLM\nfrom transfor
 
 @pytest.fixture(scope="module")
 def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama with room for long prompts, as a Hugging Face folder."""
+    """The tiny Llama with room for long prompts, as a Hugging Face folder."""
     folder = tmp_path_factory.mktemp("docs") / "my-model"
-    torch.manual_seed(0)
-    settings = {**FAMILIES["llama"][1], "max_position_embeddings": 4096}
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)).save_pretrained(folder)
+    hf_model = copy.deepcopy(make_hf("llama"))
+    hf_model.config.max_position_embeddings = 4096
+    hf_model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
 
@@ -56,8 +57,16 @@ def test_blocks_run(
     hf_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    exports: Any,
 ) -> None:
     """Python and cna's own command lines, in their order, with a tiny model for the default one."""
+
+    def compiled_before(hf_model: Any, downs: Any, example: Any, path: Path) -> Any:
+        """The weights are those of the tiny Llama; the export compares the numbers itself."""
+        shutil.copyfile(exports("llama", format="aoti") / aoti.ARCHIVE, path)
+        return torch._inductor.aoti_load_package(str(path))
+
+    monkeypatch.setattr(aoti, "compile_package", compiled_before)
     model = stand_in
     load, load_hf = cna.load, loading.load_hf
     monkeypatch.setattr(

@@ -14,6 +14,7 @@ from conftest import (
     PROMPTS,
     hf_generate,
     hf_record,
+    layers_of,
     make_hf,
     make_tokenizer,
     oracle_top_k,
@@ -38,7 +39,7 @@ def open_host(host: str, family: str, exports: Any) -> cna.Model:
 @pytest.mark.parametrize(("host", "family"), PAIRS)
 def test_every_host_equals_plain_hooks(host: str, family: str, exports: Any) -> None:
     """Chat prompts with a long common head, then short ones that share nothing."""
-    hf, model = make_hf(family), open_host(host, family, exports)
+    hf, model = make_hf(family, layers=layers_of(family, host)), open_host(host, family, exports)
     assert model.core.has_cache
     chat, short = model.tokenize(PROMPTS), random_ids(LENGTHS)
     for ids in (chat, short):

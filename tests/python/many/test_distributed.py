@@ -117,7 +117,7 @@ def test_one_process_finds_what_discover_finds(tiny: cna.Model, one_process: cna
     same_circuit(one_process, cna.discover(tiny, POSITIVE, NEGATIVE, k=12, progress=False))
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.nightly), 4])
 def test_2_and_4_processes_find_the_circuit_of_one(
     world: int, exports: Any, tmp_path: Path, one_process: cna.Circuit
 ) -> None:

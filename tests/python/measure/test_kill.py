@@ -13,6 +13,7 @@ from typing import Any
 
 import cna
 import pandas as pd
+import pytest
 from conftest import PROMPTS
 
 N_EVALUATION, N_BENIGN = 40, 24
@@ -62,8 +63,9 @@ def kill_when(process: subprocess.Popen[bytes], moment: Any) -> None:
     assert process.returncode == -9
 
 
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.nightly)])
 def test_a_killed_sweep_loses_nothing_finished_and_ends_with_the_same_table(
-    tiny: cna.Model, exports: Any, tmp_path: Path
+    kills: int, tiny: cna.Model, exports: Any, tmp_path: Path
 ) -> None:
     folder = exports("llama")
     write_task(tmp_path / "task.csv")
@@ -74,7 +76,7 @@ def test_a_killed_sweep_loses_nothing_finished_and_ends_with_the_same_table(
 
     out = tmp_path / "killed"
     log = out / "answers.jsonl"
-    moments = sorted(random.Random(5).sample(range(20, ANSWERS * 3 // 4), 3))
+    moments = sorted(random.Random(5).sample(range(20, ANSWERS * 3 // 4), kills))
     kept: dict[tuple[str, str, int], list[int]] = {}
     for n in moments:
         size = 60 * n  # bytes: so the kill may fall inside a line or a write

@@ -644,7 +644,10 @@ def smollm2_circuit(smollm2: cna.Model) -> cna.Circuit:
 
 
 @pytest.mark.smollm2
-@pytest.mark.parametrize("format", ["hf", "peft", "gguf", "gguf-lora"])
+@pytest.mark.parametrize(
+    "format",
+    ["gguf", *(pytest.param(f, marks=pytest.mark.nightly) for f in ("hf", "peft", "gguf-lora"))],
+)
 def test_default_model_in_every_format_gives_the_logits_of_steering(
     smollm2: cna.Model, smollm2_circuit: cna.Circuit, tmp_path: Path, format: str
 ) -> None:
