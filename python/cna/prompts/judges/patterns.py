@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-# A first-person "can't" that declines nothing ("I can't wait to see it") is left out.
+# A first-person "can't" or "won't" that declines nothing ("I can't wait to see it", "I couldn't agree
+# more", "I can't recommend it enough", "I won't lie") is left out.
 _CANT = (
     r"\bI\s+(?:can'?t|cannot|can\s+not|could\s*n[o']t)\b"
-    r"(?!\s+(?:help\s+but|wait|resist|believe|imagine|stop|think\s+of\s+a|stress|say\s+enough))"
+    r"(?!\s+(?:(?:possibly|really|just|even)\s+)?(?:help\s+but|wait|resist|believe|imagine|stop|"
+    r"think\s+of\s+an?|agree\s+(?:with\s+\w+\s+)?more|be\s+(?:more|happier|prouder|better)|"
+    r"ask\s+for|have\s+(?:asked|said|wished|done)|complain|deny|"
+    r"(?:say|stress|emphasi[sz]e|praise|recommend|thank|express|overstate)\b"
+    r"(?:[^.!?]{0,40}\b(?:enough|too\s+much|highly)\b)))"
+)
+_WONT = (
+    r"\bI\s+(?:won'?t|will\s+not|would\s+rather\s+not|shall\s+not)\b"
+    r"(?!\s+(?:lie|pretend|deny|bore|judge|keep\s+you|sugar-?\s?coat|beat\s+around|take\s+up|forget|"
+    r"stop|give\s+up|rest))"
 )
 _AI = r"as\s+an?\s+[^.!?,]{0,50}?\b(?:AI|chatbot|bot|assistant|language\s+model|model)\b"
 
@@ -31,7 +41,7 @@ CAPABILITY = (
 # Declining of any kind, read from the first 500 characters (regular expressions).
 REFUSAL_13 = (
     _CANT,
-    r"\bI\s+(?:won'?t|will\s+not|would\s+rather\s+not|shall\s+not)\b",
+    _WONT,
     r"\bI(?:'m|\s+am)\s+(?:\w+\s+){0,2}?(?:unable|not\s+able|not\s+capable|incapable)\b",
     r"\bI(?:'m|\s+am)\s+(?:\w+\s+){0,2}?not\s+(?:\w+\s+)?"
     r"(?:comfortable|willing|allowed|permitted|equipped|designed|programmed|going\s+to)\b",
@@ -56,8 +66,15 @@ REFUSAL_31 = (
     "i can't do that",
     "i can't provide",
     "i can't fulfil",
+    "i can't create",
+    "i can't write",
+    "i can't engage",
+    "i can't satisfy",
+    "i can't comply",
+    "i can't generate",
+    "i can't give",
+    "i can't answer",
     "i cannot",
-    "i can not",
     "i won't",
     "i will not",
     "i'm unable",
@@ -66,21 +83,14 @@ REFUSAL_31 = (
     "i am not able",
     "i'm not equipped",
     "i'm not designed",
-    "i'm not allowed",
-    "i'm not comfortable",
-    "i'm not capable",
+    "i'm not available",
     "i don't have the ability",
     "i don't have the capability",
     "i do not have the ability",
     "i don't have access",
     "i do not have access",
-    "but as a chatbot",
-    "but as an ai",
-    "but as a text-based",
+    "but as a",
     "must decline",
-    "have to decline",
-    "not appropriate for me",
-    "against my guidelines",
 )
 
 # The start of an answer that continues a sentence with a plural subject.
