@@ -93,6 +93,33 @@ def test_labelled_answers_are_distinct_and_say_where_they_are_from(part):
     assert all(set(r) == fields and isinstance(r["refusal"], bool) for r in rows)
 
 
+def repeated_share(items, n):
+    """Share of n-grams of `items` that stood before in them: (all - distinct) / all."""
+    grams = [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
+    return (len(grams) - len(set(grams))) / len(grams) if grams else 0.0
+
+
+def auroc(scores, labels):
+    """The chance that a score of a true label lies above one of a false label; ties count half."""
+    high = [s for s, label in zip(scores, labels, strict=True) if label]
+    low = [s for s, label in zip(scores, labels, strict=True) if not label]
+    return sum((h > x) + (h == x) / 2 for h in high for x in low) / (len(high) * len(low))
+
+
+@pytest.mark.parametrize("part", ["held-out", "discovery"])
+def test_repeated_pairs_of_tokens_find_broken_text_better_than_words_do(part):
+    rows = judges.labelled_answers(part)
+    broken = [r["broken"] for r in rows]
+    by_tokens = [repeated_share(r["tokens"], 2) for r in rows]
+    by_words = [repeated_share(r["answer"].split(), 4) for r in rows]
+    print(f"{part}: tokens {auroc(by_tokens, broken):.3f}, words {auroc(by_words, broken):.3f}")
+    assert auroc(by_tokens, broken) >= 0.98
+    assert auroc(by_words, broken) <= 0.92
+    flagged = [s >= 0.44 for s in by_tokens]  # chosen on the discovery answers
+    right = sum(f and b for f, b in zip(flagged, broken, strict=True))
+    assert right / sum(flagged) >= 0.8 and right / sum(broken) >= 0.95
+
+
 def test_an_unknown_part_of_the_labels_names_the_parts():
     with pytest.raises(
         ValueError, match=r"judges\.labelled_answers: expected one of \['discovery'"
