@@ -90,12 +90,12 @@ def test_an_overflow_is_an_error_in_every_function_that_reads_logits(tiny: cna.M
             lambda: tiny.generate(PROMPTS[:2], 4),
             lambda: tiny.logits(PROMPTS[:2]),
         ):
-            with pytest.raises(cna.NonFiniteError, match=r"in prompt 0 at answer token 0"):
+            with pytest.raises(cna.NonFiniteError, match=r"in prompt [01] at answer token 0"):
                 call()
-    with pytest.raises(cna.NonFiniteError, match="^log_likelihood: expected finite logits"):
+    with pytest.raises(cna.NonFiniteError, match=r"^log_likelihood: expected finite logits"):
         tiny.core.log_likelihood(ids, [[5], [6, 7]], intervention=bad)
     both = cna.Intervention.concat([cna.Intervention(1), bad])
-    with pytest.raises(cna.NonFiniteError, match="^divergence: expected finite logits"):
+    with pytest.raises(cna.NonFiniteError, match=r"^divergence: expected finite logits"):
         tiny.core.divergence(ids, [[5], [6, 7]], intervention=both)
     assert issubclass(cna.NonFiniteError, RuntimeError)
     assert len(tiny.generate(PROMPTS[:2], 4)) == 2  # and the model is as it was
