@@ -7,6 +7,7 @@
 
 #include "cna/error.hpp"
 #include "run.hpp"
+#include "step_error.hpp"
 
 namespace cna {
 namespace {
@@ -41,7 +42,8 @@ int64_t rows_that_fit(std::span<const TokenIds> continuations, int64_t vocab, in
 /// each batch; a row's continuation lies in its last places.
 template <class Sink>
 void for_each_batch(const char* function, Model& model, std::span<const TokenIds> sequences,
-                    std::span<const int64_t> lengths, const RunOptions& options, const Sink& sink) {
+                    std::span<const int64_t> lengths, const RunOptions& options,
+                    const Sink& sink) try {
   c10::InferenceMode guard;
   Run run(function, model, sequences, options);
   int64_t done = 0;
@@ -65,13 +67,19 @@ void for_each_batch(const char* function, Model& model, std::span<const TokenIds
     done += static_cast<int64_t>(batch.rows.size());
   }
   run.report(done, static_cast<int64_t>(sequences.size()));
+} catch (const std::exception& error) {
+  rethrow(function, error);
 }
 
-double sum_of(const at::Tensor& log_p, const at::Tensor& ids, int64_t row, int64_t longest,
-              int64_t length) {
-  const at::Tensor tokens = ids.select(0, row).narrow(0, ids.size(1) - length, length);
-  const at::Tensor mine = log_p.select(0, row).narrow(0, longest - length, length);
-  return mine.gather(1, tokens.unsqueeze(1)).to(at::kDouble).sum().item<double>();
+/// Log probability of each of the last `longest` tokens of a batch, float64 [rows, longest], on the
+/// CPU: one read for all rows.
+at::Tensor of_tokens(const at::Tensor& log_p, const at::Tensor& ids, int64_t longest) {
+  const at::Tensor tokens = ids.narrow(1, ids.size(1) - longest, longest);
+  return log_p.gather(2, tokens.unsqueeze(2)).squeeze(2).to(at::kCPU).to(at::kDouble);
+}
+
+double sum_of_last(const at::Tensor& scores, int64_t row, int64_t length) {
+  return scores.select(0, row).narrow(0, scores.size(1) - length, length).sum().item<double>();
 }
 
 std::vector<int64_t> lengths_of(std::span<const TokenIds> continuations) {
@@ -101,10 +109,11 @@ at::Tensor log_likelihood(Model& model, std::span<const TokenIds> prompts,
   at::Tensor out = at::zeros({static_cast<int64_t>(prompts.size())}, at::kDouble);
   for_each_batch("log_likelihood", model, sequences, lengths, run,
                  [&](const Batch& batch, const at::Tensor& log_p, int64_t longest) {
+                   const at::Tensor scores = of_tokens(log_p, batch.ids, longest);
                    for (size_t r = 0; r < batch.rows.size(); ++r) {
                      const auto row = static_cast<size_t>(batch.rows[r]);
                      out.data_ptr<double>()[row] =
-                         sum_of(log_p, batch.ids, static_cast<int64_t>(r), longest, lengths[row]);
+                         sum_of_last(scores, static_cast<int64_t>(r), lengths[row]);
                    }
                  });
   return out;
@@ -135,6 +144,8 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
   at::Tensor reference;
   for_each_batch("divergence", model, sequences, lengths, run,
                  [&](const Batch& batch, const at::Tensor& log_p, int64_t longest) {
+                   const at::Tensor scores = of_tokens(log_p, batch.ids, longest);
+                   std::vector<at::Tensor> kls;  // read together
                    for (size_t r = 0; r < batch.rows.size(); ++r) {
                      const int64_t row = batch.rows[r], arm = row % arms, prompt = row / arms;
                      const int64_t length = lengths[static_cast<size_t>(row)];
@@ -144,11 +155,15 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
                      // Without a cache a group's rows come one batch after the other.
                      if (arm == 0) reference = at_row(static_cast<int64_t>(r)).clone();
                      const at::Tensor gap = reference - at_row(static_cast<int64_t>(r));
-                     const at::Tensor kl = (reference.exp() * gap).sum(-1).to(at::kDouble).mean();
-                     const auto place = arm * n + prompt;
-                     out.kl.data_ptr<double>()[place] = kl.item<double>();
-                     out.log_likelihood.data_ptr<double>()[place] =
-                         sum_of(log_p, batch.ids, static_cast<int64_t>(r), longest, length);
+                     kls.push_back((reference.exp() * gap).sum(-1).to(at::kDouble).mean());
+                     out.log_likelihood.data_ptr<double>()[arm * n + prompt] =
+                         sum_of_last(scores, static_cast<int64_t>(r), length);
+                   }
+                   const at::Tensor kl = at::stack(kls).to(at::kCPU);
+                   for (size_t r = 0; r < batch.rows.size(); ++r) {
+                     const int64_t row = batch.rows[r];
+                     out.kl.data_ptr<double>()[row % arms * n + row / arms] =
+                         kl[static_cast<int64_t>(r)].item<double>();
                    }
                  });
   return out;

@@ -26,6 +26,10 @@ namespace cna {
 struct TapEdit {
   at::Tensor scale;  ///< [rows or 1, 1, features]
   at::Tensor shift;  ///< [rows or 1, 1, features]
+
+  /// The edit of some rows, in that order: [rows], int64, on the edit's device. Nothing is
+  /// uploaded.
+  [[nodiscard]] CNA_API TapEdit select(const at::Tensor& rows) const;
 };
 
 /// The features of a layer that this process holds, where several processes share the layer
