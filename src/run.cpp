@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "batch_limits.hpp"
 #include "cna/error.hpp"
 #include "cna/torch/tap.hpp"
 #include "step_error.hpp"
@@ -12,24 +13,13 @@
 namespace cna {
 namespace {
 
-/// What one more batch costs, in tokens: reading all weights once takes as long as about so many.
-constexpr int64_t kBatchOverhead = 48;
+constexpr int64_t kAllArms = -1;
 
-/// Tokens per batch where the caller set none. Passes over whole prompts on a CPU are fastest when
-/// a batch's activations stay in its caches (640 beat 400 and 2048 on SmolLM2, docs/benchmarks.md).
-int64_t default_batch_tokens(c10::Device device, bool generates) {
-  return generates || !device.is_cpu() ? 16384 : 640;
-}
-
-/// Keys and values of one batch: a long shared prefix is copied into every row.
-constexpr int64_t kCacheBytes = int64_t{4} << 30;
-
-int64_t cache_places(const ModelInfo& info) {
-  int64_t bytes = 0;
-  for (const CacheShape& layer : info.cache)
-    bytes += layer.heads * (layer.key_dim + layer.value_dim) *
-             static_cast<int64_t>(c10::elementSize(info.dtype));
-  return bytes > 0 ? std::max<int64_t>(1, kCacheBytes / bytes) : 0;
+std::vector<TapEdit> select(const std::vector<TapEdit>& edits, const at::Tensor& rows) {
+  std::vector<TapEdit> out;
+  out.reserve(edits.size());
+  for (const TapEdit& edit : edits) out.push_back(edit.select(rows));
+  return out;
 }
 
 }  // namespace
@@ -87,9 +77,36 @@ std::vector<int64_t> Run::arms(std::span<const int64_t> rows) const {
   return out;
 }
 
+const std::vector<TapEdit>& Run::bound(int64_t arm) {
+  const auto [place, absent] = bound_.try_emplace(arm);
+  if (absent) {
+    std::vector<int64_t> arms{arm};
+    if (arm == kAllArms) {
+      arms.resize(static_cast<size_t>(options_.intervention.arms()));
+      std::iota(arms.begin(), arms.end(), int64_t{0});
+    }
+    place->second =
+        options_.intervention.bind(arms, info().shape.layers, info().dtype, info().device);
+  }
+  return place->second;
+}
+
 void Run::steer(std::span<const int64_t> rows) {
-  host().taps().set_edits(
-      options_.intervention.bind(arms(rows), info().shape.layers, info().dtype, info().device));
+  const std::vector<int64_t> arm = arms(rows);
+  // Rows of one arm share its edit; else each takes its own from all arms, on the device.
+  if (std::all_of(arm.begin(), arm.end(), [&](int64_t a) { return a == arm[0]; })) {
+    edits_ = bound(arm[0]);
+  } else if (const std::vector<TapEdit>& all = bound(kAllArms); all.empty()) {
+    edits_.clear();
+  } else {
+    edits_ = select(all, at::tensor(arm, at::kLong).to(info().device));
+  }
+  host().taps().set_edits(edits_);
+}
+
+void Run::keep_rows(const at::Tensor& rows) {
+  edits_ = select(edits_, rows);
+  host().taps().set_edits(edits_);
 }
 
 int64_t Run::end_of(int64_t row) const {
@@ -105,12 +122,7 @@ void Run::place(std::span<const int64_t> rows, const at::Tensor& positions) {
 }
 
 std::vector<Batch> Run::batches() const {
-  // Files traced elsewhere often hold the batch size of their example: one prompt at a time.
-  const int64_t rows = info().has_cache() ? options_.batch_rows : 1;
-  const int64_t tokens = options_.batch_tokens > 0 ? options_.batch_tokens
-                                                   : default_batch_tokens(info().device, room_ > 0);
-  const BatchLimits limits{rows, tokens, room_ > 0 ? 0 : kBatchOverhead, cache_places(info()),
-                           room_};
+  const BatchLimits limits = batch_limits(info(), options_, room_);
   return make_batches(prompts_, prefix_, limits, info().device);
 }
 
@@ -139,9 +151,8 @@ void Run::compute_prefix() {
   std::vector<int64_t> rows(static_cast<size_t>(arms));
   std::iota(rows.begin(), rows.end(), int64_t{0});
   step.cache = cache(rows, prefix);
-  host().taps().set_edits(
-      options_.intervention.bind(rows, info().shape.layers, info().dtype, info().device));
   if (last_ > 0) host().taps().set_places(at::full({arms, prefix}, last_ + 1, longs));
+  host().taps().set_edits(bound(arms == 1 ? 0 : kAllArms));
   host().run_to_last_tap(step);
   prefix_cache_ = step.cache;
   prefix_ = prefix;
