@@ -39,7 +39,9 @@ class Run {
   void report(int64_t done, int64_t total) const;
 
  private:
+  struct PrefixPlaces;
   void compute_prefix();
+  [[nodiscard]] PrefixPlaces prefix_places(std::span<const int64_t> rows) const;
 
   Model& model_;
   Model::Turn turn_;
