@@ -26,6 +26,8 @@ from .windows import Masks
 
 Step = Callable[..., Any]  # ids, mask, positions, keep, key and value buffers -> logits
 
+SHORT = 11  # tokens of the longest probe, where no window asks for more
+
 
 @dataclasses.dataclass(frozen=True)
 class Layouts:
@@ -141,7 +143,7 @@ def plain_passes(hf_model: Any, downs: Any = (), blocks: Any = ()) -> Plain:
     """Passes over probes, longer than the model's window where that can be afforded."""
     window = windows.longest_window(hf_model)
     reach = window + 5 if window + 5 <= windows.affordable(hf_model) else 0
-    longest = min(max(11, reach), max_positions(hf_model.config) or 1024)
+    longest = min(max(SHORT, reach), max_positions(hf_model.config) or 1024)
     return Plain(hf_model, probes(hf_model, longest), downs, blocks)
 
 

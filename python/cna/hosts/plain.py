@@ -60,7 +60,7 @@ def tolerance(hf_model: Any) -> float:
 
 
 def close(got: Tensor, expected: Tensor, limit: float) -> bool:
-    """Largest difference within `limit` of the largest number; NaN counts as 0: weights are not judged."""
+    """Largest difference within `limit` of the largest number; NaN counts as 0."""
     got, expected = got.float().cpu().nan_to_num(), expected.float().cpu().nan_to_num()
     if got.shape != expected.shape:
         return False
