@@ -42,8 +42,9 @@ def strengths_of(multiplier: Any) -> tuple[list[float], bool]:
     Numbers of NumPy and of torch count as numbers, arrays without dimensions too.
     """
     alone = isinstance(multiplier, numbers.Real) or getattr(multiplier, "ndim", None) == 0
+    text = isinstance(multiplier, (str, bytes))
     try:
-        values = [float(m) for m in ([multiplier] if alone else multiplier)]
+        values = [] if text else [float(m) for m in ([multiplier] if alone else multiplier)]
     except (TypeError, ValueError):
         values = []
     if not values or not all(math.isfinite(v) for v in values):

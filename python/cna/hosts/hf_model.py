@@ -54,7 +54,8 @@ def max_positions(config: Any, whole_prompts: bool = False) -> int:
     ("linear", "yarn") reach to the scaled length, whether the configuration names that or the original.
     """
     text = config.get_text_config()
-    longest = int(getattr(text, "max_position_embeddings", 0) or 0)
+    names = ("max_position_embeddings", "max_seq_len")  # MPT's
+    longest = int(next((n for n in (getattr(text, name, 0) for name in names) if n), 0))
     rope = getattr(text, "rope_parameters", None) or {}
     nested = [r for r in rope.values() if isinstance(r, dict)] or [rope]
     inexact = ("dynamic",) if whole_prompts else ("dynamic", "longrope")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -36,7 +37,9 @@ def build(name: str) -> tuple[Any, list[torch.nn.Module]]:
         import peft
 
         config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
-        hf = peft.get_peft_model(hf, config).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft reads a name that transformers gives up
+            hf = peft.get_peft_model(hf, config).eval()
     return hf, downs
 
 

@@ -112,7 +112,9 @@ def test_a_template_that_refuses_is_one_line_and_exit_code_2(
     refusing = "{{ raise_exception('a system message is wanted') }}"
     (folder / "chat_template.jinja").write_text(refusing)
     model = cna.load(folder)
-    with pytest.raises(ValueError, match=r"tokenize: .*TemplateError: a system message is wanted; "):
+    with pytest.raises(
+        ValueError, match=r"tokenize: .*TemplateError: a system message is wanted; "
+    ):
         model.generate(["Hi"])
     assert main(["generate", "--model", str(folder), "Hi"]) == 2
     err = capsys.readouterr().err
