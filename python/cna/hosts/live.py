@@ -45,6 +45,7 @@ class _LiveStep:
         self.hf_model = hf_model
         self.width = width
         self.step = step
+        self.downs = downs
         self.hidden = int(hf_model.config.get_text_config().hidden_size)
         shards = [shard_of(name, module, width) for name, module in downs]
         self.under_way = _Pass()
@@ -175,6 +176,7 @@ def live(
     Raises:
         ValueError: encoder-decoder or mixture-of-experts models, no down projection, blocks without
             an MLP between others, or weights that are split in a way that is not known.
+        RuntimeError: a down projection that gets other activations than its weights say.
     """
     check_exportable(hf_model, "live")
     with evaluating(hf_model):
@@ -244,8 +246,9 @@ def _open(step: _LiveStep, about: dict[str, Any], plain: Plain, found: Layouts) 
             return core
         step.step = WholeStep(step.hf_model)
     core = make(Layouts(batch=False, padding=False, share_prefix=False))
-    shortest = [len(plain.prompts) - 1]
-    if not runs_agree(core, plain, shortest, share_prefix=False):
+    # The head sees the last token alone, as in each of the host's steps.
+    last = Plain(step.hf_model, plain.prompts[-1:], step.downs, keep=1)
+    if not runs_agree(core, last, [0], share_prefix=False):
         raise ValueError(
             f"live: expected the numbers of a plain pass, got others from {about['model_id']}, which is "
             "run as it is; a model whose numbers change from pass to pass cannot be steered"

@@ -87,7 +87,7 @@ class Plain:
 
     Attributes:
         prompts: their token ids.
-        logits: of each prompt's last `LAST` tokens, [LAST, vocab].
+        logits: of each prompt's last `keep` tokens, [keep, vocab].
         neurons: what entered each layer's down projection at the last token, [layers, width] each;
             empty where processes share the model, none of which sees them whole.
         residual: what left each block there, [layers, hidden] each; likewise.
@@ -102,6 +102,7 @@ class Plain:
         prompts: Sequence[Sequence[int]],
         downs: Sequence[tuple[str, nn.Module]] = (),
         blocks: Sequence[nn.Module] = (),
+        keep: int = LAST,
     ) -> None:
         self.prompts = [list(p) for p in prompts]
         self.limit = tolerance(hf_model)
@@ -132,14 +133,14 @@ class Plain:
 
         hooks = [module.register_forward_pre_hook(before(name)) for name, module in downs]
         hooks += [block.register_forward_hook(after(i)) for i, block in enumerate(blocks)]
-        few = options(hf_model, use_cache=False, logits_to_keep=LAST)
+        few = options(hf_model, use_cache=False, logits_to_keep=keep)
         try:
             for ids in self.prompts:
                 seen.clear(), left.clear()
                 tokens = torch.tensor([ids], device=self.device)
                 with torch.no_grad():
                     out = hf_model(input_ids=tokens, return_dict=True, **few)
-                self.logits.append(whole(out.logits)[0, -LAST:].float().cpu())
+                self.logits.append(whole(out.logits)[0, -keep:].float().cpu())
                 rows = [seen[name] for name, _ in downs if name in seen]
                 self.neurons += [torch.stack(rows)] if _even(rows) else []
                 rows = [left[i] for i, (n, _) in enumerate(downs) if self.calls[n] and i in left]

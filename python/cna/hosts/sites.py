@@ -114,5 +114,6 @@ def running_sites(
             f"{function}: expected down projections that a text prompt runs once each, got {got} among "
             f"{len(matching)} that match; pass pattern= for those of the language model"
         )
+    layer_width(downs, function)
     require_numbered([name for name, _ in downs], function)
     return downs, plain

@@ -50,6 +50,11 @@ def broken_mlp(wrong: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     return hf
 
 
+def mixes_prompts(x: torch.Tensor) -> torch.Tensor:
+    """Nothing for a prompt alone; beside others each gets something of theirs."""
+    return x + 3 * (x[:, -1:].mean(0, keepdim=True) - x[:, -1:])
+
+
 @pytest.fixture
 def exported(tmp_path: Path, exports: Any) -> Path:
     return shutil.copytree(exports("llama"), tmp_path / "m")
@@ -163,7 +168,7 @@ def test_a_missing_or_wrong_eos_fails(exported: Path, tiny_hf: Any, eos: list[in
 
 def test_a_layout_that_was_left_out_is_said(tmp_path: Path) -> None:
     """A model that mixes the prompts of a batch: none are batched, and all else holds."""
-    hf = broken_mlp(lambda x: x + 3 * x[:, -1:].mean(0, keepdim=True))
+    hf = broken_mlp(mixes_prompts)
     folder = cna.export(hf, make_tokenizer(), tmp_path / "m")
     checks = check(cna.load(folder), hf)
     assert failures(checks) == set()
@@ -173,7 +178,7 @@ def test_a_layout_that_was_left_out_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["batch equals single", "shared prefix equals none"])
 def test_a_layout_that_is_used_and_wrong_fails(tmp_path: Path, name: str) -> None:
     """An export of a version that did not compare: its manifest says that all layouts are good."""
-    hf = broken_mlp(lambda x: x + 3 * x[:, -1:].mean(0, keepdim=True))
+    hf = broken_mlp(mixes_prompts)
     folder = cna.export(hf, make_tokenizer(), tmp_path / "m")
     edit_manifest(folder, layouts=dict.fromkeys(("batch", "padding", "share_prefix"), True))
     assert name in failures(check(cna.load(folder), hf))
