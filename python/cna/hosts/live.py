@@ -40,10 +40,10 @@ class _LiveStep:
     """Runs one step with hooks that hand activations to the taps of the pass under way."""
 
     def __init__(
-        self, hf_model: Any, downs: list[tuple[str, nn.Module]], width: int, step: Any
+        self, hf_model: Any, downs: list[tuple[str, nn.Module]], step: Any, residual: bool
     ) -> None:
         self.hf_model = hf_model
-        self.width = width
+        self.width = width = layer_width(downs)
         self.step = step
         self.downs = downs
         self.hidden = int(hf_model.config.get_text_config().hidden_size)
@@ -55,8 +55,9 @@ class _LiveStep:
             self.hooks += [
                 module.register_forward_pre_hook(self._before(layer, shards[layer])),
                 module.register_forward_hook(self._after("mlp_output", layer)),
-                block.register_forward_hook(self._after("residual", layer)),
             ]
+            if residual:
+                self.hooks.append(block.register_forward_hook(self._after("residual", layer)))
 
     def leave(self) -> None:
         """Takes the hooks off the module."""
@@ -114,9 +115,9 @@ class _LiveStep:
         def hook(_: nn.Module, __: Any, output: Any) -> Any:
             if self.under_way.taps is None:
                 return None
-            if not isinstance(output, tuple):
+            if not isinstance(output, (tuple, list)):
                 return self._tap(output, site, layer)
-            return (self._tap(output[0], site, layer), *output[1:])
+            return type(output)([self._tap(output[0], site, layer), *output[1:]])
 
         return hook
 
@@ -183,9 +184,10 @@ def live(
         downs, plain = running_sites(hf_model, pattern, "live")
         _require_whole_logits(hf_model, plain)
         choice, found = choose_step(hf_model, cache, plain)
-        step = _LiveStep(hf_model, downs, layer_width(downs), choice)
+        step = _LiveStep(hf_model, downs, choice, plain.streams)
         try:
-            core = _open(step, _about(hf_model, model_id, downs), plain, found)
+            about = _about(hf_model, model_id, downs) | {"residual_sites": plain.streams}
+            core = _open(step, about, plain, found)
         except BaseException:
             step.leave()
             raise
@@ -223,7 +225,6 @@ def _about(
         "device": str(input_device(hf_model)),
         "eos_token_ids": eos_ids(hf_model),
         "neuron_sites": [name for name, _ in downs],
-        "residual_sites": True,
     }
 
 

@@ -91,6 +91,7 @@ class Plain:
         neurons: what entered each layer's down projection at the last token, [layers, width] each;
             empty where processes share the model, none of which sees them whole.
         residual: what left each block there, [layers, hidden] each; likewise.
+        streams: whether every block's first output is one stream of the prompt, [tokens, hidden].
         calls: how often each down projection ran in the first prompt, by name.
         limit: relative difference within which a host agrees.
         device: where tokens go.
@@ -110,10 +111,12 @@ class Plain:
         self.logits: list[Tensor] = []
         self.neurons: list[Tensor] = []
         self.residual: list[Tensor] = []
+        self.streams = True
         self.calls = dict.fromkeys((name for name, _ in downs), 0)
         seen: dict[str, Tensor] = {}
         left: dict[int, Tensor] = {}
         shared = ranks(hf_model) > 1
+        hidden = int(text_config(hf_model).hidden_size) if blocks else 0
 
         def before(name: str) -> Any:
             def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
@@ -126,6 +129,8 @@ class Plain:
         def after(number: int) -> Any:
             def hook(_: nn.Module, __: Any, out: Any) -> None:
                 x = out if isinstance(out, Tensor) else out[0]
+                tokens = len(self.prompts[len(self.logits)])
+                self.streams &= x.numel() == tokens * hidden
                 if not shared:
                     left[number] = x.detach().reshape(-1, x.shape[-1])[-1].float().cpu()
 

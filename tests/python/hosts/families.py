@@ -67,6 +67,14 @@ def falcon(**settings: Any) -> tuple[Any, str]:
     return transformers.FalconForCausalLM(config), "mlp.dense_4h_to_h"
 
 
+def openai_gpt() -> tuple[Any, str]:
+    """Its blocks return lists."""
+    config = transformers.OpenAIGPTConfig(
+        n_embd=32, n_layer=4, n_head=4, n_positions=64, vocab_size=320, afn="gelu"
+    )
+    return transformers.OpenAIGPTLMHeadModel(config), "mlp.c_proj"
+
+
 def gpt_neo() -> tuple[Any, str]:
     """Its window is not in the masks but in the modules."""
     config = transformers.GPTNeoConfig(
@@ -106,6 +114,7 @@ MAKERS = {
     "mpt": mpt,
     "bloom": bloom,
     "opt": opt,
+    "openai-gpt": openai_gpt,
     "gpt_neo": gpt_neo,
     "llava": llava,
     "gemma3_vision": gemma3_vision,

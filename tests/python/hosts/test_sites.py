@@ -113,6 +113,24 @@ def test_a_residual_stream_that_is_another_is_not_recorded(tmp_path: Path) -> No
         exported.record([IDS[1]], site="residual")
 
 
+def test_blocks_with_several_streams_have_no_residual_site() -> None:
+    """As Gemma 3n's, whose layers pass on four: neurons are recorded, the stream is not."""
+    hf = copy.deepcopy(make_hf("llama"))
+
+    class Four(type(hf.model.layers[0])):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            out = super().forward(x if x.dim() == 3 else x[0], *args, **kwargs)
+            return out if self is hf.model.layers[-1] else torch.stack([out] * 4)
+
+    for layer in hf.model.layers:
+        layer.__class__ = Four
+    model = cna.live(hf, None)
+    plain = cna.live(copy.deepcopy(make_hf("llama")), None)
+    assert close(model.record(IDS), plain.record(IDS), 1e-4)
+    with pytest.raises(ValueError, match="expected a model whose residual stream was found"):
+        model.record(IDS, site="residual")
+
+
 @pytest.mark.parametrize("name", ["bloom", "opt", "falcon", "falcon-one-key", "falcon-alibi"])
 def test_what_cannot_be_exported_is_refused_at_once(name: str, tmp_path: Path) -> None:
     hf, _ = build(name)
