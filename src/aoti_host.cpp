@@ -122,7 +122,8 @@ std::unique_ptr<Host> open_aoti(const std::filesystem::path& folder, const HostO
   info.cache = manifest.cache;
   info.eos_ids = manifest.eos_ids;
   info.neuron_sites = manifest.neuron_sites;
-  info.residual_sites = true;
+  info.residual_sites = manifest.residual_sites;
+  info.layouts = manifest.layouts;
   try {
     auto package = std::make_unique<AOTIModelPackageLoader>(
         file.string(), "model", /*run_single_threaded=*/false, /*num_runners=*/1,

@@ -48,7 +48,8 @@ BatchLimits batch_limits(const ModelInfo& model, const RunOptions& options, int6
   const BatchCost cost = model.device.is_cpu() ? kCpu : accelerator(model);
   BatchLimits limits;
   // Files traced elsewhere often hold the batch size of their example: one prompt at a time.
-  limits.rows = model.has_cache() ? options.batch_rows : 1;
+  limits.rows = model.has_cache() && model.layouts.batch ? options.batch_rows : 1;
+  limits.padding = model.layouts.padding;
   limits.tokens = options.batch_tokens > 0 ? options.batch_tokens : generates ? 16384 : cost.tokens;
   limits.overhead = generates ? 0 : cost.overhead;
   limits.places = cache_places(model);

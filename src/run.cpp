@@ -1,6 +1,7 @@
 #include "run.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/TensorIndexing.h>
 
 #include <algorithm>
 #include <numeric>
@@ -23,6 +24,23 @@ std::vector<TapEdit> select(const std::vector<TapEdit>& edits, const at::Tensor&
 }
 
 }  // namespace
+
+/// Where the rows of a batch find the prefix's keys and values.
+struct Run::PrefixPlaces {
+  at::Tensor arm;    ///< [rows, 1]; undefined if all rows are of one arm
+  at::Tensor token;  ///< [rows, prefix]; undefined if no row is padded
+
+  /// [rows, heads, prefix, dim] of what the prefix left, [arms, heads, prefix, dim].
+  [[nodiscard]] at::Tensor of(const at::Tensor& filled, int64_t rows) const {
+    if (!token.defined())
+      return arm.defined() ? filled.index_select(0, arm.squeeze(1))
+                           : filled.expand({rows, -1, -1, -1});
+    const at::Tensor by_token = filled.transpose(1, 2);  // [arms, prefix, heads, dim]
+    const at::Tensor own =
+        arm.defined() ? by_token.index({arm, token}) : by_token.select(0, 0).index({token});
+    return own.transpose(1, 2);
+  }
+};
 
 Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
          const RunOptions& options, int64_t room, std::span<const int64_t> ends)
@@ -128,8 +146,8 @@ std::vector<Batch> Run::batches() const {
 
 void Run::compute_prefix() {
   const int64_t arms = options_.arm_of_prompt.empty() ? 1 : options_.intervention.arms();
-  if (!options_.share_prefix || !info().has_cache()) return;
-  if (static_cast<int64_t>(prompts_.size()) <= arms) return;
+  if (!options_.share_prefix || !info().has_cache() || !info().layouts.share_prefix) return;
+  if (static_cast<int64_t>(prompts_.size()) <= arms || (arms > 1 && !info().layouts.batch)) return;
   prefix_ = common_prefix(prompts_);
   // Tokens that are steered apart are not shared: they stand at another place in each prompt.
   for (size_t i = 0; last_ > 0 && i < prompts_.size(); ++i)
@@ -158,17 +176,28 @@ void Run::compute_prefix() {
   prefix_ = prefix;
 }
 
+Run::PrefixPlaces Run::prefix_places(std::span<const int64_t> rows) const {
+  PrefixPlaces out;
+  if (prefix_cache_[0].size(0) > 1) out.arm = at::tensor(arms(rows), at::kLong).unsqueeze(1);
+  std::vector<int64_t> lengths;
+  for (const int64_t row : rows)
+    lengths.push_back(static_cast<int64_t>(prompts_[static_cast<size_t>(row)].size()));
+  const at::Tensor length = at::tensor(lengths, at::kLong).unsqueeze(1);
+  const at::Tensor pad = length.max() - length;  // in front, as make_batches puts it
+  // What lies in the place of padding is never looked at, but must be finite.
+  if (pad.any().item<bool>()) out.token = (at::arange(prefix_, at::kLong) - pad).clamp_min(0);
+  return out;
+}
+
 std::vector<at::Tensor> Run::cache(std::span<const int64_t> rows, int64_t capacity) const {
   std::vector<at::Tensor> out;
   const auto n = static_cast<int64_t>(rows.size());
-  const std::vector<int64_t> arm = prefix_ > 0 ? arms(rows) : std::vector<int64_t>();
-  const bool one_arm = prefix_ > 0 && prefix_cache_[0].size(0) == 1;
-  at::Tensor index;
-  if (prefix_ > 0 && !one_arm) index = at::tensor(arm, at::kLong);
+  PrefixPlaces places = prefix_ > 0 ? prefix_places(rows) : PrefixPlaces{};
   for (size_t i = 0; i < info().cache.size(); ++i) {
     const CacheShape& layer = info().cache[i];
     const auto options = at::TensorOptions(info().dtype).device(info().cache_device(i));
-    if (index.defined()) index = index.to(options.device());
+    for (at::Tensor* index : {&places.arm, &places.token})
+      if (index->defined()) *index = index->to(options.device());
     for (const int64_t dim : {layer.key_dim, layer.value_dim}) {
       at::Tensor buffer;
       try {
@@ -176,11 +205,7 @@ std::vector<at::Tensor> Run::cache(std::span<const int64_t> rows, int64_t capaci
       } catch (const std::exception& error) {
         throw_allocation_error(n, capacity, error);
       }
-      if (prefix_ > 0) {
-        const at::Tensor& filled = prefix_cache_[out.size()];
-        buffer.narrow(2, 0, prefix_)
-            .copy_(one_arm ? filled.expand({n, -1, -1, -1}) : filled.index_select(0, index));
-      }
+      if (prefix_ > 0) buffer.narrow(2, 0, prefix_).copy_(places.of(prefix_cache_[out.size()], n));
       out.push_back(std::move(buffer));
     }
   }

@@ -46,10 +46,12 @@ class Run {
   void report(int64_t done, int64_t total) const;
 
  private:
+  struct PrefixPlaces;
   void compute_prefix();
   [[nodiscard]] int64_t end_of(int64_t row) const;
   /// Edits of one arm for all rows, or of all arms in their order; uploaded once in a run.
   const std::vector<TapEdit>& bound(int64_t arm);
+  [[nodiscard]] PrefixPlaces prefix_places(std::span<const int64_t> rows) const;
 
   Model& model_;
   Model::Turn turn_;

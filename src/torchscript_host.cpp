@@ -190,6 +190,8 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
   info.max_positions = manifest.max_positions;
   info.cache = manifest.cache;
   info.eos_ids = manifest.eos_ids;
+  info.layouts = manifest.layouts;
+  info.residual_sites = info.residual_sites && manifest.residual_sites;
   if (!options.device.is_cpu()) host->to(with_index(options.device));
   return host;
 }

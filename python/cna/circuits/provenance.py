@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,12 +25,9 @@ def with_prompt_provenance(
     chat: bool | None,
 ) -> _core.Circuit:
     """The circuit with the hashes of its prompts (token ids), chat template and universal filter."""
-    template = getattr(model.tokenizer, "chat_template", None) if model.uses_chat(chat) else None
     return circuit.with_provenance(
         prompt_hash=prompt_hash(*sides),
-        chat_template_sha256=(
-            hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
-        ),
+        chat_template_sha256=model.chat_template_sha256(chat),
         universal_filter=(
             None
             if removed is None
