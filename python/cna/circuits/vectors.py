@@ -18,6 +18,7 @@ from .. import _core
 from ..base.progress import bar
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
+from .form import require_difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +68,17 @@ def mean_difference(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Tensor:
-    """Mean activation over positive minus over negative prompts, float64 [n_layers, features]."""
+    """Mean activation over positive minus over negative prompts, float64 [n_layers, features].
+
+    Inside `with model.steer(...)` those of the steered model.
+    """
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
+    require_difference(*sides, "caa")
+    intervention, _ = model._steering(1)
     with bar("steering vectors", progress) as update:
-        return model.core.steering_vectors(*sides, site, batch_rows=batch_size, progress=update)
+        return model.core.steering_vectors(
+            *sides, site, intervention=intervention, batch_rows=batch_size, progress=update
+        )
 
 
 def caa(

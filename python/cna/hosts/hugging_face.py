@@ -42,9 +42,13 @@ def smollm2_source() -> tuple[Path, str]:
     return folder, files[0].name
 
 
-def load_hf(name: str, dtype: torch.dtype | str | None = None) -> tuple[Any, Any]:
+def load_hf(
+    name: str, dtype: torch.dtype | str | None = None, revision: str | None = None
+) -> tuple[Any, Any]:
     """The Hugging Face model and tokenizer behind a name that `load` takes.
 
+    Args:
+        revision: branch, tag or commit of a Hub id; the default branch where None.
     Raises:
         RuntimeError: nothing of that name is installed, cached or reachable.
     """
@@ -67,8 +71,9 @@ def load_hf(name: str, dtype: torch.dtype | str | None = None) -> tuple[Any, Any
                 model.hf_quantizer = None  # type: ignore[assignment]
                 model.config.name_or_path = "SmolLM2-135M-Instruct"
             else:
-                tokenizer = AutoTokenizer.from_pretrained(name)
-                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+                at: dict[str, Any] = {} if revision is None else {"revision": revision}
+                tokenizer = AutoTokenizer.from_pretrained(name, **at)
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **at)
     except Exception as error:  # transformers, tokenizers and safetensors share no base class
         reason = first_line(error)
         raise RuntimeError(

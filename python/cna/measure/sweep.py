@@ -55,8 +55,7 @@ def sweep(
             quiz_questions, max_prompts.
         options: all of them in one object; what is given beside it comes first.
         quiz: multiple-choice questions, from `cna.prompts.read_quiz`; the built-in set by default.
-        arms: extra arms, for methods of your own; a run folder knows them by method, layer and
-            strength.
+        arms: extra arms, for methods of your own; a run folder knows them by all that they do.
         out: a run folder; finished answers are kept there, and a killed run goes on from them.
     Returns:
         SweepResult; `.table` has one row per arm, `.plot()` draws it, `.save(folder)` keeps it.
@@ -65,10 +64,19 @@ def sweep(
         TypeError: a setting that there is not.
     """
     options = sweep_options(options, multipliers, baselines, settings)
+    path = Path(out) / "answers.jsonl" if out is not None else None
     if out is not None:
         _require_own_folder(model, Path(out))
-    todo = plan(model, circuit, task, options, arms=arms, progress=progress)
-    log = AnswerLog(Path(out) / "answers.jsonl" if out is not None else None, todo.fingerprint)
+    todo = plan(
+        model,
+        circuit,
+        task,
+        options,
+        arms=arms,
+        check=lambda fingerprint: AnswerLog(path, fingerprint),  # before the work that arms take
+        progress=progress,
+    )
+    log = AnswerLog(path, todo.fingerprint)
     answers = generate_answers(
         model,
         todo.arms,
