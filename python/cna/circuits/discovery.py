@@ -68,6 +68,4 @@ def discover(
             progress=update,
         )
     circuit = select(model, moments, removed, fraction=fraction, k=k, ranking=ranking)
-    return with_prompt_provenance(
-        circuit, model, sides, removed, not ids and model.uses_chat(chat)
-    )
+    return with_prompt_provenance(circuit, model, sides, removed, not ids and model.uses_chat(chat))

@@ -23,6 +23,9 @@ def model_options(parser: argparse.ArgumentParser) -> None:
         default="smollm2",
         help="smollm2, a Hugging Face id or folder, or an export",
     )
+    parser.add_argument(
+        "--revision", default=None, help="branch, tag or commit of a Hugging Face id"
+    )
     parser.add_argument("--dtype", default=None, help="float32 (default), bfloat16 or float16")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
@@ -62,7 +65,13 @@ def load_model(args: argparse.Namespace) -> Any:
     device = ranks.device_of_rank(args.device)
 
     def open_model() -> Any:
-        return load(args.model, dtype=args.dtype, device=device, pattern=args.pattern)
+        return load(
+            args.model,
+            revision=args.revision,
+            dtype=args.dtype,
+            device=device,
+            pattern=args.pattern,
+        )
 
     return ranks.load_in_turn(open_model) if ranks.is_distributed() else open_model()
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from .. import _core
 from ..base.errors import first_line
 from . import (
+    cache,
     cmake_dir,
     compare,
     convert,
@@ -36,6 +37,7 @@ COMMANDS = {
     "convert": convert,
     "reproduce": reproduce,
     "doctor": doctor,
+    "cache": cache,
     "cmake-dir": cmake_dir,
 }
 

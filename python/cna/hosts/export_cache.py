@@ -58,6 +58,8 @@ def cache_key(
     offline: bool = False,
 ) -> dict[str, Any]:
     """All that an export depends on, by name, as JSON values. Offline, the Hub is not asked."""
+    if name != "smollm2" and Path(name).is_dir():
+        name = str(Path(name).resolve())
     key: dict[str, Any] = {
         "name": name,
         "dtype": str(export_dtype(dtype)).removeprefix("torch."),
@@ -118,7 +120,8 @@ def export_cached(
             )
             return known[0]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name if Path(name).is_dir() else name)
+    place = Path(key["name"])
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", place.name if place.is_absolute() else name)
     folder = root / f"{slug}-{key['dtype']}-{digest}"
     if (folder / "manifest.json").exists():
         return folder
@@ -171,7 +174,7 @@ def _export_to(
         model = model.to(device)
     model_id = None
     if name != "smollm2":
-        model_id = name if not Path(name).is_dir() else Path(name).resolve().name
+        model_id = Path(name).name if Path(name).is_absolute() else name
     with new_folder(folder, "load") as made:
         export(
             model,

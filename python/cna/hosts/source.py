@@ -40,8 +40,8 @@ def source_key(name: str, revision: str | None = None, offline: bool = False) ->
         return {"files": _files(smollm2_source()[0])}
     folder = Path(name)
     if folder.is_dir():
-        about = {"folder": str(folder.resolve()), "files": _files(folder)}
-        return about | {"template": _template({f: folder / f for f in _TEMPLATES})}
+        template = _template({f: folder / f for f in _TEMPLATES})
+        return {"files": _files(folder), "template": template}
     commit = hub_commit(name, revision, offline)
     return {"commit": commit, "template": _hub_template(name, commit, offline) if commit else None}
 
