@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a check failed, 2 bad input (one line says what), 130 stop
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -55,7 +56,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _speak_to_any_console() -> None:
+    """Characters that a console's encoding lacks become "?"; they must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    _speak_to_any_console()
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.command is None:
