@@ -17,7 +17,9 @@ _SHOWN = ("name", "revision", "dtype", "format", "size", "age", "made with", "st
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="action", required=True)
+    actions = parser.add_subparsers(
+        dest="action", metavar="action", required=True, help="list or clear"
+    )
     text = "Name, dtype, size, age, versions, and whether `cna.load` would take it now."
     listing = actions.add_parser("list", help=text, description=text)
     text = "Remove exports; they are made again when they are needed."

@@ -6,7 +6,8 @@ Imports of cna are inside, so that `cna --help` answers at once.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,28 @@ def numbers(text: str) -> list[float]:
         return [float(x) for x in text.split(",") if x.strip()]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers such as -1,0,1, got '{text}'") from None
+
+
+_LISTS = ("--multipliers", "--multiplier", "--coefficients", "--layers")
+_NUMBER = re.compile(r"-?[\d.][\d.,eE+-]*")
+
+
+def join_numbers(argv: Sequence[str]) -> list[str]:
+    """Numbers behind an option that takes them, as one argument that argparse takes for no option.
+
+    `--multipliers -1,0,1` and `--multipliers -1 0 1` become `--multipliers=-1,0,1`.
+    """
+    out: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        values: list[str] = []
+        while word in _LISTS and rest and _NUMBER.fullmatch(rest[0]):
+            values.append(rest.pop(0))
+            if word == "--multiplier":
+                break
+        out.append(f"{word}={','.join(values)}" if values else word)
+    return out
 
 
 def together(run: Command) -> Command:

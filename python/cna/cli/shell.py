@@ -26,6 +26,7 @@ from . import (
     reproduce,
     sweep,
 )
+from .common import join_numbers
 
 COMMANDS = {
     "demo": demo,
@@ -66,7 +67,7 @@ def _speak_to_any_console() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     _speak_to_any_console()
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(join_numbers(sys.argv[1:] if argv is None else argv))
     if args.command is None:
         parser.print_help()
         return 2

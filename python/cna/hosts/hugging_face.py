@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 
 from ..base.errors import first_line
 from .step import quiet_transformers
+
+_QUANTISER = ("is_quantized", "hf_quantizer", "quantization_method")
 
 
 def export_dtype(value: torch.dtype | str | None) -> torch.dtype:
@@ -40,6 +43,25 @@ def smollm2_source() -> tuple[Path, str]:
             "install it again"
         )
     return folder, files[0].name
+
+
+@contextlib.contextmanager
+def plain_weights(model: Any) -> Iterator[None]:
+    """A model read from GGUF without its quantiser: its weights are plain tensors already.
+
+    Undone on exit; saving inside asks for no quantiser.
+    """
+    held = {name: vars(model)[name] for name in _QUANTISER if name in vars(model)}
+    settings = vars(model.config).pop("quantization_config", None)
+    model.is_quantized, model.hf_quantizer, model.quantization_method = False, None, None
+    try:
+        yield
+    finally:
+        for name in _QUANTISER:
+            vars(model).pop(name, None)
+        vars(model).update(held)
+        if settings is not None:
+            model.config.quantization_config = settings
 
 
 def load_hf(

@@ -45,7 +45,8 @@ def load(
         verify: check the archive's SHA-256 against its manifest.
     Raises:
         ValueError: bad arguments, or a model that cannot be exported.
-        RuntimeError: nothing is there, or the file is damaged.
+        FileNotFoundError: nothing is there, or a folder without a model.
+        RuntimeError: no model of that name can be had, or the file is damaged.
 
     Archives of either format run code: open only files that you trust.
     """
@@ -73,7 +74,7 @@ def load(
             f"load: expected a model at '{text}', found nothing; check the path, or pass 'smollm2'"
         )
     if path.is_dir() and not (path / "config.json").exists():
-        raise RuntimeError(
+        raise FileNotFoundError(
             f"load: expected an exported or a Hugging Face folder, got '{text}' without manifest.json "
             "or config.json; make one with `cna export`"
         )

@@ -36,15 +36,15 @@ def read_quiz(source: str | Path | None = None) -> list[Question]:
     A small model tends to name one letter whatever the question (SmolLM2-135M-Instruct: always A),
     so score the choices by the likelihood of their text (that model: 0.65 by mean log-probability
     per token on the library's quiz; chance is 0.25).
-    Raises ValueError for a missing or empty file, a folder without `*_test.csv`, rows of another
-    width, empty cells, or an answer other than A to D.
+    Raises FileNotFoundError for a missing file or a folder without `*_test.csv`, ValueError for an
+    empty file, rows of another width, empty cells, or an answer other than A to D.
     """
     caller = "read_quiz"
     path = _DATA / "quiz.csv" if source is None else Path(source)
     if path.is_dir():
         files = sorted(path.glob("*_test.csv"))
         if not files:
-            raise ValueError(
+            raise FileNotFoundError(
                 f"{caller}: expected files named *_test.csv, got the folder {str(path)!r} without "
                 "any; name one CSV file, or the folder that holds the MMLU test files"
             )
