@@ -134,7 +134,7 @@ def _entry(folder: Path, record: Any) -> dict[str, Any]:
     versions = [f"{name} {key[name]}" for name in ("cna", "torch", "transformers") if key.get(name)]
     return {
         "folder": folder,
-        "names": {folder.name, str(key.get("name"))},
+        "names": {folder.name, str(key.get("name")), Path(str(key.get("name"))).name},
         "bytes": size,
         "seconds": seconds,
         "name": str(key.get("name", folder.name)),

@@ -15,8 +15,6 @@ Needs the package lm-eval; requirements/evaluation.txt says how to install it be
 from __future__ import annotations
 
 import contextlib
-import difflib
-import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ import torch
 
 # Absolute: `python -m cna.lm_eval` runs this file under a shorter name.
 from cna import _core
+from cna.base.checks import require_known
 from cna.hosts.about import about_model
 from cna.hosts.loading import load
 from cna.hosts.model import Model
@@ -93,7 +92,7 @@ class CnaLM(LM):  # type: ignore[misc]
         **unknown: Any,
     ) -> None:
         super().__init__()
-        _require_known(unknown)
+        require_known("CnaLM", unknown, CnaLM.__init__)
         if not isinstance(pretrained, Model):
             if str(device).startswith("cuda") and not torch.cuda.is_available():
                 device = "cpu"  # the harness names cuda:0 on every machine
@@ -274,21 +273,6 @@ class CnaLM(LM):  # type: ignore[misc]
         return Passes(
             self.model, steering, self.batch_size, self.max_length, self.seed, self.progress
         )
-
-
-def _require_known(unknown: dict[str, Any]) -> None:
-    """Refuses what is misspelt or another model type's; the harness passes on all that is typed."""
-    if not unknown:
-        return
-    known = [
-        name
-        for name, p in inspect.signature(CnaLM.__init__).parameters.items()
-        if p.kind is not p.VAR_KEYWORD and name not in ("self", "max_batch_size")
-    ]
-    name = sorted(unknown)[0]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else "leave it out"
-    raise ValueError(f"CnaLM: expected arguments among {', '.join(known)}, got '{name}'; {hint}")
 
 
 def request_text(request: Instance) -> str:
