@@ -17,6 +17,7 @@ from ..base.progress import bar
 from . import tokens
 from .devices import require_device
 from .tokens import Prompts
+from .weights import warn_of_other_weights
 
 
 class Model:
@@ -145,6 +146,7 @@ class Model:
                     f"steer: expected a circuit of {self.n_layers} layers x {self.width} neurons, got "
                     f"one of {what.shape[0]} x {what.shape[1]}; discover it on this model"
                 )
+            warn_of_other_weights(what.provenance, self.core.weights_hash, self.dtype)
             return _core.Intervention.scale(what, strengths), arms
         if hasattr(what, "intervention"):
             return what.intervention(strengths), arms

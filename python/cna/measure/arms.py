@@ -122,7 +122,8 @@ def build_arms(
     }
     sets = task.positive, task.negative
     if "no-filter" in options.baselines:
-        plain = discover(model, *sets, k=len(circuit), universal=None, **record)
+        ranking = str(circuit.provenance.get("ranking", "mean_difference"))
+        plain = discover(model, *sets, k=len(circuit), universal=None, ranking=ranking, **record)
         arms += neuron_arms("no-filter", plain, steered)
     if "caa" in options.baselines:
         layers = options.caa_layers
