@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "cna/error.hpp"
+#include "cna/sha256.hpp"
 
 namespace cna {
 namespace {
@@ -221,6 +222,25 @@ int64_t Intervention::last() const {
   for (const auto& [key, edits] : edits_)
     for (const Edit& edit : edits) out = std::max(out, edit.last);
   return out;
+}
+
+std::string Intervention::digest() const {
+  std::string bytes = fmt::format("{} arms\n", arms_);
+  for (const auto& [key, edits] : edits_) {
+    for (const Edit& edit : edits) {
+      const std::pair<const char*, at::Tensor> parts[] = {{"scale", edit.scale},
+                                                          {"shift", edit.shift}};
+      for (const auto& [name, tensor] : parts) {
+        if (!tensor.defined()) continue;
+        const at::Tensor flat = (tensor + 0.0).contiguous();  // -0 is 0
+        bytes += fmt::format("{} {} {} {}\n", site_name(static_cast<Site>(key.first)), key.second,
+                             name, tensor.size(1));
+        if (edit.last > 0) bytes += fmt::format("from the last {}\n", edit.last);
+        bytes.append(reinterpret_cast<const char*>(flat.data_ptr<double>()), flat.nbytes());
+      }
+    }
+  }
+  return sha256(bytes).substr(0, 16);
 }
 
 void Intervention::require_fits(GridShape shape, int64_t hidden, bool residual_sites) const {

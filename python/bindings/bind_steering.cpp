@@ -60,6 +60,8 @@ void bind_steering(py::module_& m) {
       .def("from_last", &Intervention::from_last, py::arg("tokens"),
            "The same from the last `tokens` tokens of each prompt on, answers included.")
       .def_property_readonly("arms", &Intervention::arms)
+      .def_property_readonly("digest", &Intervention::digest,
+                             "16 hexadecimal digits by which an arm is known again.")
       .def_property_readonly("is_identity", &Intervention::is_identity);
 }
 

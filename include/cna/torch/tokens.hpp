@@ -50,7 +50,7 @@ struct BatchLimits {
   /// Tokens that may have keys and values at once, those of the shared prefix and of the answers
   /// counted in every row; one row always fits. 0: no limit.
   int64_t places = 0;
-  int64_t room = 0;  ///< tokens that will follow each prompt
+  int64_t room = 0;     ///< tokens that will follow each prompt
   bool padding = true;  ///< false: only prompts of equal length share a batch
 };
 

@@ -10,6 +10,7 @@ the variant of the paper's authors: every layer's MLP output, all at once.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from .. import _core
 from ..base.progress import bar
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
+from .form import require_difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,17 @@ class SteeringVector:
             )
 
     def intervention(self, coefficients: Sequence[float]) -> _core.Intervention:
-        """x <- x + c * v at every layer of the vector, one arm per coefficient."""
+        """x <- x + c * v at every layer of the vector, one arm per coefficient.
+
+        Warns where vectors of several layers' residual streams are added at once: each was found
+        with the others away, and sweeps measure one at a time.
+        """
+        if self.site == "residual" and len(self.vectors) > 1:
+            warnings.warn(
+                f"{self.name}: adds the vectors of {len(self.vectors)} layers at once, which is far "
+                "more than one; steer with one: .at(layer)",
+                stacklevel=2,
+            )
         out = _core.Intervention(len(coefficients))
         for layer, vector in self.vectors.items():
             out = out.then(_core.Intervention.add(self.site, layer, vector, list(coefficients)))
@@ -67,10 +79,17 @@ def mean_difference(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Tensor:
-    """Mean activation over positive minus over negative prompts, float64 [n_layers, features]."""
+    """Mean activation over positive minus over negative prompts, float64 [n_layers, features].
+
+    Inside `with model.steer(...)` those of the steered model.
+    """
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
+    require_difference(*sides, "caa")
+    intervention, _ = model._steering(1)
     with bar("steering vectors", progress) as update:
-        return model.core.steering_vectors(*sides, site, batch_rows=batch_size, progress=update)
+        return model.core.steering_vectors(
+            *sides, site, intervention=intervention, batch_rows=batch_size, progress=update
+        )
 
 
 def caa(

@@ -72,3 +72,15 @@ def combined(open_blocks: Sequence[Entry], n_prompts: int) -> tuple[_core.Interv
     if len(combinations) == 1:
         return total, []
     return total, [combinations.index(c) for c in chosen]
+
+
+def at_positions(intervention: _core.Intervention, positions: str | int) -> _core.Intervention:
+    """The intervention at the positions that `Model.steer` knows."""
+    if isinstance(positions, str) and positions in ("all", "answer"):
+        return intervention if positions == "all" else intervention.from_last(1)
+    if isinstance(positions, int) and not isinstance(positions, bool) and positions >= 1:
+        return intervention.from_last(positions)
+    raise ValueError(
+        f"steer: expected positions 'all', 'answer' or a number of last prompt tokens, got "
+        f"{positions!r}; choose one"
+    )

@@ -18,19 +18,9 @@ from ..base.progress import bar
 from . import active, generation_settings, tokens
 from .devices import require_device
 from .layouts import limits
+from .source import template_sha256
 from .tokens import Prompts
-
-
-def at_positions(intervention: _core.Intervention, positions: str | int) -> _core.Intervention:
-    """The intervention at the positions that `Model.steer` knows."""
-    if isinstance(positions, str) and positions in ("all", "answer"):
-        return intervention if positions == "all" else intervention.from_last(1)
-    if isinstance(positions, int) and not isinstance(positions, bool) and positions >= 1:
-        return intervention.from_last(positions)
-    raise ValueError(
-        f"steer: expected positions 'all', 'answer' or a number of last prompt tokens, got "
-        f"{positions!r}; choose one"
-    )
+from .weights import warn_of_other_weights
 
 
 class Model:
@@ -98,13 +88,11 @@ class Model:
 
         None where prompts are raw text.
         """
-        template = getattr(self.tokenizer, "chat_template", None) if self.uses_chat(chat) else None
-        if not isinstance(template, str):
-            return None
-        if self.system is not None or self.template_kwargs:
-            extra = [self.system, self.template_kwargs]
-            template += json.dumps(extra, sort_keys=True, default=str)
-        return hashlib.sha256(template.encode()).hexdigest()
+        found = template_sha256(self.tokenizer) if self.uses_chat(chat) else None
+        if found is None or (self.system is None and not self.template_kwargs):
+            return found
+        extra = [found, self.system, self.template_kwargs]
+        return hashlib.sha256(json.dumps(extra, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def identity(self) -> list[Any]:
@@ -181,7 +169,7 @@ class Model:
             ValueError: a circuit of another shape, a strength that is not finite, or other positions.
         """
         intervention, arms = self._as_intervention(what, multiplier)
-        entry = at_positions(intervention, positions), arms
+        entry = active.at_positions(intervention, positions), arms
         with active.entered(self._owner, entry):
             yield self
 
@@ -200,6 +188,7 @@ class Model:
                     f"steer: expected a circuit of {self.n_layers} layers x {self.width} neurons, got "
                     f"one of {what.shape[0]} x {what.shape[1]}; discover it on this model"
                 )
+            warn_of_other_weights(what.provenance, self.core.weights_hash, self.dtype)
             return _core.Intervention.scale(what, strengths), arms
         if hasattr(what, "intervention"):
             return what.intervention(strengths), arms

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import _core
 from ..circuits.discovery import discover
+from ..circuits.provenance import circuit_hash
 from ..circuits.random_control import random_like
 from ..circuits.vectors import SteeringVector, caa, caa_mlp
 from ..hosts.model import Model
@@ -22,12 +23,14 @@ class Arm:
     """One way to steer: a method, its layer where it has one, and a strength.
 
     strength is the multiplier m for neuron methods and the coefficient for steering vectors.
+    source is what a run's files say of where it comes from: a circuit's hash, the seed of a draw.
     """
 
     method: str
     layer: int | None
     strength: float
     intervention: _core.Intervention = dataclasses.field(repr=False, compare=False)
+    source: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -43,7 +46,12 @@ class Arm:
 
 def neuron_arms(method: str, circuit: _core.Circuit, multipliers: Iterable[float]) -> list[Arm]:
     """One arm per multiplier for a set of neurons."""
-    return [Arm(method, None, m, _core.Intervention.scale(circuit, [m])) for m in multipliers]
+    source = {"circuit": circuit_hash(circuit)}
+    if "seed" in circuit.provenance:  # a random draw
+        source["seed"] = circuit.provenance["seed"]
+    return [
+        Arm(method, None, m, _core.Intervention.scale(circuit, [m]), source) for m in multipliers
+    ]
 
 
 def vector_arms(
@@ -114,7 +122,8 @@ def build_arms(
     }
     sets = task.positive, task.negative
     if "no-filter" in options.baselines:
-        plain = discover(model, *sets, k=len(circuit), universal=None, **record)
+        ranking = str(circuit.provenance.get("ranking", "mean_difference"))
+        plain = discover(model, *sets, k=len(circuit), universal=None, ranking=ranking, **record)
         arms += neuron_arms("no-filter", plain, steered)
     if "caa" in options.baselines:
         layers = options.caa_layers
