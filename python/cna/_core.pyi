@@ -6,7 +6,7 @@ import collections.abc
 import os
 import torch
 import typing
-__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
+__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'n_gram_quality', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
 class Neuron:
     """
     One MLP neuron: a place in the model and its signed contrast.
@@ -373,6 +373,10 @@ def mcnemar_exact(gained: typing.SupportsInt | typing.SupportsIndex, lost: typin
 def merge_moments(a: dict, b: dict) -> dict:
     """
     Moments of both streams together, exact (Chan et al. 1983).
+    """
+def n_gram_quality(items: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], n: typing.SupportsInt | typing.SupportsIndex = 4) -> float:
+    """
+    1 - share of repeated n-grams of token ids, 0 to 1; shorter lists score 1.
     """
 def prompt_hash(sets: collections.abc.Sequence[collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]]) -> str:
     """
