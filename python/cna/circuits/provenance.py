@@ -25,9 +25,14 @@ def with_prompt_provenance(
     removed: UniversalNeurons | None,
     chat: bool | None,
 ) -> _core.Circuit:
-    """The circuit with the hashes of its prompts (token ids), chat template and universal filter."""
+    """The circuit with the hashes of its prompts (token ids), chat template and universal filter.
+
+    Steering that was active while it was found is named too.
+    """
+    steering = model.active_steering()
     template = getattr(model.tokenizer, "chat_template", None) if model.uses_chat(chat) else None
     return circuit.with_provenance(
+        **({"steering": steering} if steering else {}),
         prompt_hash=prompt_hash(*sides),
         chat_template_sha256=(
             hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None

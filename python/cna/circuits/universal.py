@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 
 from ..base.progress import bar
@@ -50,6 +51,8 @@ def universal_neurons(
 ) -> UniversalNeurons:
     """Neurons in the top `top_fraction` of all neurons by |a| for at least `share` of the prompts.
 
+    Inside a `model.steer` block these are the steered model's; they are counted anew for each.
+
     Args:
         prompts: at least 10 diverse prompts; a built-in set by default.
     Raises:
@@ -57,13 +60,19 @@ def universal_neurons(
     Source: arXiv 2605.12290, section 3.2.
     """
     default = prompts is None
-    key = (share, top_fraction, model.uses_chat(chat)) if default else None
+    steering = json.dumps(model.active_steering())
+    key = (share, top_fraction, model.uses_chat(chat), steering) if default else None
     if key is not None and key in model.universal_cache:
         return model.universal_cache[key]
     ids = model.tokenize(universal_prompts() if prompts is None else prompts, chat)
+    intervention, _ = model._steering(1)
     with bar("universal neurons", progress) as update:
         counter = model.core.count_universal(
-            ids, top_fraction, batch_rows=batch_size, progress=update
+            ids,
+            top_fraction,
+            intervention=intervention,
+            batch_rows=batch_size,
+            progress=update,
         )
     out = UniversalNeurons(
         tuple((layer, index) for layer, index in counter.universal(share)),

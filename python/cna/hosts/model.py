@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from .. import _core
 from ..base.progress import bar
 from . import tokens
 from .devices import require_device
+from .steering import Block, Positions, steering_block
 from .tokens import Prompts
 
 
@@ -101,8 +101,17 @@ class Model:
     # --- steering ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def steer(self, what: Any, multiplier: float | Sequence[float] = 0.0) -> Iterator[Model]:
+    def steer(
+        self,
+        what: Any,
+        multiplier: float | Sequence[float] = 0.0,
+        *,
+        positions: Positions = "all",
+    ) -> Iterator[Model]:
         """Steers everything inside the `with` block: a <- multiplier * a at the circuit's neurons.
+
+        Everything is steered: answers, logits and recordings, and what is found and measured with
+        them (`discover`, `universal_neurons`, `caa`, `sweep` ...), which says so in its provenance.
 
         Args:
             what: a `Circuit`; a `cna.Intervention` (its arms, one per prompt, or one for all;
@@ -110,18 +119,24 @@ class Model:
                 coefficient c in x <- x + c * v.
             multiplier: 0 ablates, 1 is the model itself bit for bit, 2 amplifies, negative reverses.
                 A sequence gives one strength per prompt. The paper's alpha is 1 - multiplier.
+            positions: "all"; "answer", the prompt's last token, from which the answer's first is
+                predicted, and all of the answer; or n, the prompt's last n tokens and the answer.
         Raises:
             ValueError: a circuit of another shape, or a strength that is not finite.
         """
-        entry = self._as_intervention(what, multiplier)
-        stack: list[tuple[_core.Intervention, list[int] | None]] = self._stack()
-        stack.append(entry)
+        block = steering_block(what, multiplier, (self.n_layers, self.width), positions)
+        stack = self._stack()
+        stack.append(block)
         try:
             yield self
         finally:
-            stack.remove(entry)
+            stack.remove(block)
 
-    def _stack(self) -> list[tuple[_core.Intervention, list[int] | None]]:
+    def active_steering(self) -> list[dict[str, Any]]:
+        """What the blocks around this call steer, outermost first; empty outside of any block."""
+        return [block.said for block in self._stack()]
+
+    def _stack(self) -> list[Block]:
         if not hasattr(self._local, "stack"):
             self._local.stack = []
         return self._local.stack
@@ -129,46 +144,25 @@ class Model:
     def _as_intervention(
         self, what: Any, multiplier: float | Sequence[float]
     ) -> tuple[_core.Intervention, list[int] | None]:
-        if isinstance(what, _core.Intervention):
-            return what, list(range(what.arms)) if what.arms > 1 else None
-        per_prompt = not isinstance(multiplier, (int, float))
-        values = [float(m) for m in multiplier] if per_prompt else [float(multiplier)]  # type: ignore
-        if not values or not all(math.isfinite(v) for v in values):
-            raise ValueError(
-                f"steer: expected finite strengths, got {multiplier}; pass a number, or one per prompt"
-            )
-        strengths = sorted(set(values))
-        arms = [strengths.index(v) for v in values] if per_prompt else None
-        if isinstance(what, _core.Circuit):
-            if tuple(what.shape) != (self.n_layers, self.width):
-                raise ValueError(
-                    f"steer: expected a circuit of {self.n_layers} layers x {self.width} neurons, got "
-                    f"one of {what.shape[0]} x {what.shape[1]}; discover it on this model"
-                )
-            return _core.Intervention.scale(what, strengths), arms
-        if hasattr(what, "intervention"):
-            return what.intervention(strengths), arms
-        raise ValueError(
-            f"steer: expected a Circuit, an Intervention or a SteeringVector, got "
-            f"{type(what).__name__}; discover a circuit first"
-        )
+        block = steering_block(what, multiplier, (self.n_layers, self.width))
+        return block.intervention, block.arms
 
     def _steering(self, n_prompts: int) -> tuple[_core.Intervention, list[int]]:
         """All active steering as one intervention, and the arm of each prompt."""
         stack = self._stack()
         chosen: list[tuple[int, ...]] = []
-        for _, arms in stack:
-            if arms is not None and len(arms) != n_prompts:
+        for block in stack:
+            if block.arms is not None and len(block.arms) != n_prompts:
                 raise ValueError(
-                    f"steer: expected one strength per prompt ({n_prompts}), got {len(arms)}; pass as "
-                    "many strengths as prompts"
+                    f"steer: expected one strength per prompt ({n_prompts}), got {len(block.arms)}; "
+                    "pass as many strengths as prompts"
                 )
         for i in range(n_prompts):
-            chosen.append(tuple(0 if arms is None else arms[i] for _, arms in stack))
+            chosen.append(tuple(0 if b.arms is None else b.arms[i] for b in stack))
         combinations = sorted(set(chosen))
         total = _core.Intervention(len(combinations))
-        for part, (intervention, _) in enumerate(stack):
-            total = total.then(intervention.select([c[part] for c in combinations]))
+        for part, block in enumerate(stack):
+            total = total.then(block.intervention.select([c[part] for c in combinations]))
         if len(combinations) == 1:
             return total, []
         return total, [combinations.index(c) for c in chosen]

@@ -44,11 +44,15 @@ def universal_neurons_distributed(
     n = -(-len(ids) // chunk)
     cuts = split(len(ids), n)
 
+    intervention, _ = model._steering(1)
+
     def compute(i: int) -> Tensor:
-        counter = model.core.count_universal(ids[cuts[i]], top_fraction, batch_rows=batch_size)
+        counter = model.core.count_universal(
+            ids[cuts[i]], top_fraction, intervention=intervention, batch_rows=batch_size
+        )
         return counter.counts.reshape(-1).double()
 
-    key = identity(model, ids, n, top_fraction)
+    key = identity(model, ids, n, top_fraction, *model.active_steering())
     shards = Shards(Path(resume) if resume is not None else None, "universal", key, n)
     size = model.n_layers * model.width
     total = torch.zeros(size, dtype=torch.float64)

@@ -12,7 +12,8 @@ from .. import _core
 from ..base.hashes import hash_of
 from ..hosts.model import Model
 from ..prompts.tasks import Task
-from .arms import Arm, build_arms
+from .arm import Arm
+from .arms import build_arms
 from .options import SweepOptions
 
 
@@ -56,6 +57,7 @@ def plan(
         "model_id": model.model_id,
         "weights_hash": model.core.weights_hash,
         "dtype": str(model.dtype)[6:],
+        "steering": model.active_steering(),
         **options.as_json(),
         "n_evaluation": len(prompts["evaluation"]),
         "n_benign": len(prompts["benign"]),
@@ -70,5 +72,6 @@ def plan(
         prompts,
         task.chat,
         options.max_new_tokens,
+        settings["steering"],
     )
     return Plan(chosen, prompts, settings, fingerprint)

@@ -22,14 +22,16 @@ from ..base.progress import bar
 from ..hosts.model import Model
 from ..prompts.quiz import Question
 from ..prompts.tasks import Task
-from .answers import AnswerLog, generate_answers
-from .arms import Arm
+from .answer_scores import add_likelihoods
+from .answers import AnswerLog, generate_answers, prompt_ids
+from .arm import Arm
+from .divergence import add_divergence
 from .options import SweepOptions, sweep_options
 from .perplexity import fixed_text
-from .plan import plan
+from .plan import Plan, plan
 from .quiz_score import quiz_accuracy
 from .result import SweepResult
-from .summary import summarise
+from .summary import score_answers, summarise
 
 
 def sweep(
@@ -48,11 +50,14 @@ def sweep(
 ) -> SweepResult:
     """Measures a circuit at several strengths beside controls and baselines.
 
+    Inside a `model.steer` block the unsteered model is the one of that block.
+
     Args:
         task: from `cna.tasks.load`; its judge decides what counts as the behaviour.
         multipliers, baselines, settings: fields of `cna.SweepOptions`, by its names: caa_layers,
-            caa_coefficients, random_seeds, max_new_tokens, batch_size, kl_prompts, perplexity,
-            quiz_questions, max_prompts.
+            caa_coefficients, logit_biases, prompt_baseline, random_seeds, random_prompts,
+            max_new_tokens, batch_size, kl_prompts, perplexity, relevance, quiz_questions,
+            max_prompts.
         options: all of them in one object; what is given beside it comes first.
         quiz: multiple-choice questions, from `cna.prompts.read_quiz`; the built-in set by default.
         arms: extra arms, for methods of your own; a run folder knows them by method, layer and
@@ -79,8 +84,9 @@ def sweep(
         log=log,
         progress=progress,
     )
-    extra, correct = _scores(model, todo.arms, answers, task.chat, options, quiz, progress)
-    table, answers = summarise(todo.arms, answers, task, extra, correct)
+    answers, extra, correct = _scores(model, todo, answers, task.chat, options, quiz, progress)
+    answers = score_answers(answers, task, options.max_new_tokens)
+    table = summarise(todo.arms, answers, extra, correct)
     result = SweepResult(table, answers.drop(columns=["tokens", "arm"]), todo.settings, circuit)
     if out is not None:
         result.save(out)
@@ -98,27 +104,30 @@ def _require_own_folder(model: Model, out: Path) -> None:
 
 def _scores(
     model: Model,
-    arms: Sequence[Arm],
+    todo: Plan,
     answers: pd.DataFrame,
     chat: bool | None,
     options: SweepOptions,
     quiz: Sequence[Question] | None,
     progress: bool,
-) -> tuple[dict[str, pd.Series], torch.Tensor | None]:
-    """KL and perplexity by arm, and which questions each arm answers right; what is wanted of them."""
-    everything = _core.Intervention.concat([arm.intervention for arm in arms])
-    keys = [arm.key for arm in arms]
-    batch_size = options.batch_size
-    extra: dict[str, pd.Series] = {}
-    if options.kl_prompts > 0:
-        values = _kl(
-            model, arms, everything, answers, chat, options.kl_prompts, batch_size, progress
-        )
-        extra["kl"] = pd.Series(values, index=keys)
+) -> tuple[pd.DataFrame, dict[str, dict[str, float]], torch.Tensor | None]:
+    """The answers with their KL and likelihoods, columns by arm, and which questions are right."""
+    arms, batch_size = todo.arms, options.batch_size
+    active, _ = model._steering(1)
+    everything = active.then(_core.Intervention.concat([arm.intervention for arm in arms]))
+    ids = prompt_ids(model, arms, todo.prompts, chat)
+    answers, extra = add_divergence(
+        model, arms, answers, ids, most=options.kl_prompts, batch_size=batch_size, progress=progress
+    )
+    if options.relevance:
+        own = {name: rows for (prefix, name), rows in ids.items() if not prefix}
+        answers = add_likelihoods(model, answers, own, batch_size=batch_size, progress=progress)
+    else:
+        answers = answers.assign(log_likelihood=math.nan, relevance=math.nan)
     if options.perplexity:
         with bar("perplexity", progress) as update:
             values = fixed_text(model, everything, batch_size, update)
-        extra["perplexity"] = pd.Series(values, index=keys)
+        extra["perplexity"] = {arm.key: x for arm, x in zip(arms, values, strict=True)}
     correct = None
     if options.quiz_questions > 0:
         with bar("quiz", progress) as update:
@@ -130,26 +139,4 @@ def _scores(
                 batch_size=batch_size,
                 progress=update,
             )
-    return extra, correct
-
-
-def _kl(
-    model: Model,
-    arms: Sequence[Arm],
-    everything: _core.Intervention,
-    answers: pd.DataFrame,
-    chat: bool | None,
-    n: int,
-    batch_size: int,
-    progress: bool,
-) -> list[float]:
-    base = answers[(answers.arm == arms[0].key) & (answers.set == "evaluation")]
-    base = base[base.tokens.map(len) > 0].head(n)
-    if base.empty:
-        return [math.nan] * len(arms)
-    ids = model.tokenize(list(base.prompt), chat)
-    with bar("KL", progress, "row") as update:
-        kl, _ = model.core.divergence(
-            ids, list(base.tokens), intervention=everything, batch_rows=batch_size, progress=update
-        )
-    return kl.mean(1).tolist()
+    return answers, extra, correct

@@ -1,0 +1,116 @@
+"""KL of arms from the unsteered model, along texts that are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .. import _core
+from ..base.progress import bar
+from ..hosts.model import Model
+from .arm import Arm
+from .intervals import mean_interval
+
+
+def divergence(
+    model: Model,
+    arms: Sequence[_core.Intervention],
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    *,
+    prompts_of_arm: Sequence[Sequence[Sequence[int]]] | None = None,
+    batch_size: int = 64,
+    title: str = "KL",
+    show: bool = True,
+) -> Tensor:
+    """KL(first arm || arm), mean nats per token, float64 [arms, prompts].
+
+    Args:
+        prompts, continuations: token ids.
+        prompts_of_arm: other prompts of an arm, empty where they are the same.
+    """
+    active, _ = model._steering(1)
+    everything = active.then(_core.Intervention.concat(list(arms)))
+    options: dict[str, Any] = {}
+    if prompts_of_arm is not None and any(prompts_of_arm):
+        options["prompts_of_arm"] = [list(p) for p in prompts_of_arm]
+    with bar(title, show, "row") as update:
+        kl, _ = model.core.divergence(
+            list(prompts),
+            list(continuations),
+            intervention=everything,
+            batch_rows=batch_size,
+            progress=update,
+            **options,
+        )
+    return kl
+
+
+def add_divergence(
+    model: Model,
+    arms: Sequence[Arm],
+    answers: pd.DataFrame,
+    ids: Mapping[tuple[str, str], Sequence[Sequence[int]]],
+    *,
+    most: int,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
+    """KL along the first arm's answers, by answer and by arm, in nats per token.
+
+    Args:
+        ids: token ids by an arm's own instruction and set.
+        most: evaluation prompts, those with an answer, from the first; 0 measures nothing. Benign
+            prompts are all used.
+    Returns:
+        the answers with `answer_kl`, the KL along the unsteered answer to the same prompt, NaN
+        where it was not measured; and the columns kl_benign with its bootstrap interval and
+        kl_evaluation.
+    """
+    out = answers.assign(answer_kl=math.nan)
+    extra: dict[str, dict[str, float]] = {}
+    if most < 1:
+        return out, extra
+    for name, column, limit in (("benign", "kl_benign", None), ("evaluation", "kl_evaluation", most)):
+        base = out[(out["arm"] == arms[0].key) & (out["set"] == name)]
+        base = base[base["tokens"].map(len) > 0].head(limit if limit is not None else len(base))
+        if base.empty:
+            continue
+        index = base["index"].tolist()
+        pick = {prefix: [rows[i] for i in index] for (prefix, s), rows in ids.items() if s == name}
+        kl = divergence(
+            model,
+            [arm.intervention for arm in arms],
+            pick[arms[0].prefix],
+            base["tokens"].tolist(),
+            prompts_of_arm=[pick[arm.prefix] if arm.prefix else [] for arm in arms],
+            batch_size=batch_size,
+            title=f"KL, {name} prompts",
+            show=progress,
+        )
+        _put(out, arms, name, index, kl)
+        extra[column] = {arm.key: float(kl[i].mean()) for i, arm in enumerate(arms)}
+        if name == "benign":
+            ends = {arm.key: mean_interval(kl[i].tolist()) for i, arm in enumerate(arms)}
+            extra["kl_benign_low"] = {key: low for key, (low, _) in ends.items()}
+            extra["kl_benign_high"] = {key: high for key, (_, high) in ends.items()}
+    return out, extra
+
+
+def _put(
+    answers: pd.DataFrame, arms: Sequence[Arm], name: str, index: Sequence[int], kl: Tensor
+) -> None:
+    """KL [arms, prompts] into the rows of the answers that an arm gave to these prompts."""
+    found = {
+        (arm.key, i): value
+        for arm, values in zip(arms, torch.as_tensor(kl).tolist(), strict=True)
+        for i, value in zip(index, values, strict=True)
+    }
+    mine = answers["set"] == name
+    keys = zip(answers.loc[mine, "arm"], answers.loc[mine, "index"], strict=True)
+    answers.loc[mine, "answer_kl"] = [found.get(key, math.nan) for key in keys]
