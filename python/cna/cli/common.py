@@ -6,7 +6,8 @@ Imports of cna are inside, so that `cna --help` answers at once.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ def numbers(text: str) -> list[float]:
         return [float(x) for x in text.split(",") if x.strip()]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers such as -1,0,1, got '{text}'") from None
+
+
+def joined_numbers(argv: Sequence[str]) -> list[str]:
+    """The arguments with lists such as -1,0,1 tied to their option: argparse takes one for an option."""
+    out: list[str] = []
+    for word in argv:
+        negative = re.fullmatch(r"-[\d.][\d.eE+,-]*,[\d.eE+,-]*", word)
+        if negative and out and out[-1].startswith("--") and "=" not in out[-1]:
+            out[-1] += f"={word}"
+        else:
+            out.append(word)
+    return out
 
 
 def together(run: Command) -> Command:
@@ -100,3 +113,16 @@ def layer_lines(circuit: _core.Circuit, width: int = 40) -> list[str]:
         for layer, count in enumerate(circuit.layer_counts)
         if count
     ]
+
+
+_COLUMNS = (
+    "method layer strength n rate rate_low rate_high other broken benign_rate benign_quality quality "
+    "kl_benign kl_evaluation answer_perplexity relevance perplexity accuracy p_value"
+).split()
+
+
+def table_text(table: Any) -> str:
+    """A sweep's table for a terminal; draws of random neurons are left out, `controls()` sums them up."""
+    rows = table[table["kind"] != "random"]
+    shown = rows[[c for c in _COLUMNS if c in rows]]
+    return shown.to_string(index=False, float_format="%.3f", na_rep="")

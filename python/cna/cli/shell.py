@@ -24,6 +24,7 @@ from . import (
     reproduce,
     sweep,
 )
+from .common import joined_numbers
 
 COMMANDS = {
     "demo": demo,
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(joined_numbers(sys.argv[1:] if argv is None else argv))
     if args.command is None:
         parser.print_help()
         return 2

@@ -87,7 +87,9 @@ def vector_arms(
     vector: SteeringVector, coefficients: Iterable[float], per_layer: bool = True
 ) -> list[Arm]:
     """Layer x coefficient arms, or one arm per coefficient with all layers steered together."""
-    parts = [(layer, vector.at(layer)) for layer in vector.vectors] if per_layer else [(None, vector)]
+    parts = (
+        [(layer, vector.at(layer)) for layer in vector.vectors] if per_layer else [(None, vector)]
+    )
     coefficients = list(coefficients)
     return [
         Arm(

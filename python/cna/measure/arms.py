@@ -12,8 +12,8 @@ from ..hosts.model import Model
 from ..prompts.tasks import Task
 from .arm import Arm, neuron_arms, vector_arms
 from .baselines import logit_bias_arms, prompt_arms
-from .controls import matched_arms, random_arms
 from .options import BASELINES, SweepOptions
+from .random_draws import matched_arms, random_arms
 
 __all__ = ["BASELINES", "Arm", "build_arms", "neuron_arms", "size_arms", "vector_arms"]
 

@@ -24,19 +24,22 @@ def choose(answers: pd.DataFrame, max_kl: float = 0.1) -> pd.DataFrame:
         answers: of a sweep that measured the benign KL.
         max_kl: nats per token.
     Returns:
-        One row per method: `within`; `chosen_other` and `chosen_kl` on the even prompts; `n`,
-        `rate`, `rate_low`, `rate_high`, `other`, `broken` and `kl_benign` on the odd ones.
+        One row per method: its setting and `kind`; `within`; `chosen_other` and `chosen_kl` on the
+        even prompts; `n`, `rate`, `rate_low`, `rate_high`, `other`, `broken` and `kl_benign` on the
+        odd ones.
     """
     if "outcome" not in answers or "answer_kl" not in answers:
         raise ValueError(
-            "choose: expected answers with the columns outcome and answer_kl, got an older run; sweep again"
+            "choose: expected answers with the columns outcome and answer_kl, got an older run; "
+            "sweep again"
         )
     frame = with_kinds(answers)
     frame = frame[~is_unsteered(frame) & (frame["kind"] != "random")]
     rows = []
-    for method, mine in frame.groupby("method", sort=False):
+    for _, mine in frame.groupby("method", sort=False):
         settings = [
-            (key, _half(part, 0), part) for key, part in mine.groupby(_ARM, dropna=False, sort=False)
+            (key, _half(part, 0), part)
+            for key, part in mine.groupby(_ARM, dropna=False, sort=False)
         ]
         settings = [s for s in settings if not math.isnan(s[1]["kl"])]
         if not settings:
@@ -49,6 +52,7 @@ def choose(answers: pd.DataFrame, max_kl: float = 0.1) -> pd.DataFrame:
         rows.append(
             {
                 **dict(zip(_ARM, key, strict=True)),
+                "kind": part["kind"].iloc[0],
                 "within": bool(fit),
                 "chosen_other": chosen["other"],
                 "chosen_kl": chosen["kl"],

@@ -76,7 +76,10 @@ def add_divergence(
     extra: dict[str, dict[str, float]] = {}
     if most < 1:
         return out, extra
-    for name, column, limit in (("benign", "kl_benign", None), ("evaluation", "kl_evaluation", most)):
+    for name, column, limit in (
+        ("benign", "kl_benign", None),
+        ("evaluation", "kl_evaluation", most),
+    ):
         base = out[(out["arm"] == arms[0].key) & (out["set"] == name)]
         base = base[base["tokens"].map(len) > 0].head(limit if limit is not None else len(base))
         if base.empty:

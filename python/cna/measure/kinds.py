@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 
 import pandas as pd
@@ -84,8 +83,10 @@ def with_kinds(table: pd.DataFrame) -> pd.DataFrame:
             draws = methods.str.extract(f"^{_OLD_DRAW.pattern}$")[0].astype("Float64")
             out["draw"] = draws.astype("float64")
             out["method"] = methods.where(out["kind"] != "random", "random")
+    for kind in out["kind"].unique():
+        require_kind(kind, "table")
     if "neutral" not in out:
-        out["neutral"] = [KINDS[k].neutral if k in KINDS else math.nan for k in out["kind"]]
+        out["neutral"] = [KINDS[kind].neutral for kind in out["kind"]]
     return out
 
 

@@ -17,42 +17,54 @@ from .intervals import mean_interval
 from .outcomes import OUTCOMES, outcome_of, token_quality
 
 
-def score_answers(answers: pd.DataFrame, task: Task, max_new_tokens: int) -> pd.DataFrame:
-    """The answers with outcome, hit, quality, word_quality, composite, n_tokens, empty and cut.
+def summarise(
+    arms: Sequence[Arm],
+    answers: pd.DataFrame,
+    task: Task,
+    extra: Mapping[str, Mapping[str, float]],
+    correct: torch.Tensor | None,
+    max_new_tokens: int | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table of a sweep, one row per arm, and the answers with outcome, hit and quality.
 
     Args:
-        answers: with answer, prompt, tokens and log_likelihood, which is NaN where not measured and
-            must be finite or NaN together with its relevance.
+        answers: with arm, set, index, prompt, answer and tokens; log_likelihood and relevance where
+            they were measured.
+        extra: more columns: {column: {key of an arm: value}}.
+        correct: which questions each arm answers right, bool [arms, n_questions].
+        max_new_tokens: of an answer; one as long was cut. None: none was.
     """
+    scored = _scored(answers, task, math.inf if max_new_tokens is None else max_new_tokens)
+    return _table(arms, scored, extra, correct), scored
+
+
+def _scored(answers: pd.DataFrame, task: Task, most: float) -> pd.DataFrame:
     out = answers.copy()
+    for column in ("log_likelihood", "relevance"):
+        if column not in out:
+            out[column] = math.nan
     judged = task.judge.judge_all(list(out["answer"]), list(out["prompt"]))
     finite = [not math.isinf(x) for x in out["log_likelihood"]]
     out["outcome"] = [
         outcome_of(*x) for x in zip(out["answer"], out["tokens"], judged, finite, strict=True)
     ]
     out["hit"] = out["outcome"] == "behaviour"
+    out["judged"] = judged
     out["quality"] = [token_quality(t) for t in out["tokens"]]
     out["word_quality"] = [_core.four_gram_quality(a) for a in out["answer"]]
     out["composite"] = [_core.composite_quality(a) for a in out["answer"]]
     out["n_tokens"] = [len(t) for t in out["tokens"]]
     out["empty"] = [not a.strip() for a in out["answer"]]
-    out["cut"] = out["n_tokens"] >= max_new_tokens
+    out["cut"] = out["n_tokens"] >= most
     return out
 
 
-def summarise(
+def _table(
     arms: Sequence[Arm],
     answers: pd.DataFrame,
     extra: Mapping[str, Mapping[str, float]],
     correct: torch.Tensor | None,
 ) -> pd.DataFrame:
-    """The table of a sweep, one row per arm.
-
-    Args:
-        answers: scored ones.
-        extra: more columns: {column: {key of an arm: value}}.
-        correct: which questions each arm answers right, bool [arms, n_questions].
-    """
     groups: dict[Any, pd.DataFrame] = dict(list(answers.groupby(["arm", "set"])))
     empty = answers.iloc[:0]
     base = groups.get((arms[0].key, "evaluation"), empty).set_index("index")["hit"]
@@ -71,7 +83,7 @@ def summarise(
             **_outcomes(mine),
             **_benign(benign),
             **_mean("quality", mine["quality"], interval=True),
-            **_mean("word_quality", mine["word_quality"]),
+            **_mean("word_quality", mine["word_quality"], interval=True),
             **_mean("composite", mine["composite"]),
             "answer_perplexity": _perplexity(mine),
             **_mean("relevance", mine["relevance"], interval=True),
@@ -100,7 +112,7 @@ def _outcomes(mine: pd.DataFrame) -> dict[str, Any]:
     row: dict[str, Any] = {"n": len(mine), "hits": int(mine["hit"].sum())}
     for outcome, name in zip(OUTCOMES, ("rate", "other", "broken"), strict=True):
         row |= _rate(name, int((mine["outcome"] == outcome).sum()), len(mine))
-    return row
+    return row | _rate("judged", int(mine["judged"].sum()), len(mine))
 
 
 def _benign(benign: pd.DataFrame) -> dict[str, Any]:

@@ -7,7 +7,6 @@ Answers are appended to a file as they are finished; a run that was killed goes 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from .perplexity import fixed_text
 from .plan import Plan, plan
 from .quiz_score import quiz_accuracy
 from .result import SweepResult
-from .summary import score_answers, summarise
+from .summary import summarise
 
 
 def sweep(
@@ -85,8 +84,7 @@ def sweep(
         progress=progress,
     )
     answers, extra, correct = _scores(model, todo, answers, task.chat, options, quiz, progress)
-    answers = score_answers(answers, task, options.max_new_tokens)
-    table = summarise(todo.arms, answers, extra, correct)
+    table, answers = summarise(todo.arms, answers, task, extra, correct, options.max_new_tokens)
     result = SweepResult(table, answers.drop(columns=["tokens", "arm"]), todo.settings, circuit)
     if out is not None:
         result.save(out)
@@ -122,8 +120,6 @@ def _scores(
     if options.relevance:
         own = {name: rows for (prefix, name), rows in ids.items() if not prefix}
         answers = add_likelihoods(model, answers, own, batch_size=batch_size, progress=progress)
-    else:
-        answers = answers.assign(log_likelihood=math.nan, relevance=math.nan)
     if options.perplexity:
         with bar("perplexity", progress) as update:
             values = fixed_text(model, everything, batch_size, update)
