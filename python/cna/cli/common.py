@@ -122,7 +122,7 @@ _COLUMNS = (
 
 
 def table_text(table: Any) -> str:
-    """A sweep's table for a terminal; draws of random neurons are left out, `controls()` sums them up."""
+    """A sweep's table for a terminal, without the draws of random neurons."""
     rows = table[table["kind"] != "random"]
     shown = rows[[c for c in _COLUMNS if c in rows]]
     return shown.to_string(index=False, float_format="%.3f", na_rep="")
