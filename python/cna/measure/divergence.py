@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from .. import _core
@@ -66,54 +65,62 @@ def add_divergence(
     Args:
         ids: token ids by an arm's own instruction and set.
         most: evaluation prompts, those with an answer, from the first; 0 measures nothing. Benign
-            prompts are all used.
+            prompts are all used, for draws of random neurons as many as they have answers.
     Returns:
         the answers with `answer_kl`, the KL along the unsteered answer to the same prompt, NaN
-        where it was not measured; and the columns kl_benign with its bootstrap interval and
-        kl_evaluation.
+        where it was not measured; and the columns kl_benign with its bootstrap interval and, but
+        for random draws, kl_evaluation.
     """
     out = answers.assign(answer_kl=math.nan)
     extra: dict[str, dict[str, float]] = {}
     if most < 1:
         return out, extra
-    for name, column, limit in (
-        ("benign", "kl_benign", None),
-        ("evaluation", "kl_evaluation", most),
+    fixed = [arm for arm in arms if arm.kind != "random"]
+    draws = [arms[0], *(arm for arm in arms if arm.kind == "random")]
+    fewer = draws[-1].max_prompts if len(draws) > 1 else None
+    for name, column, limit, chosen in (
+        ("benign", "kl_benign", None, fixed),
+        ("benign", "kl_benign", fewer, draws),
+        ("evaluation", "kl_evaluation", most, fixed),
     ):
         base = out[(out["arm"] == arms[0].key) & (out["set"] == name)]
         base = base[base["tokens"].map(len) > 0].head(limit if limit is not None else len(base))
-        if base.empty:
+        if base.empty or (chosen is draws and len(draws) == 1):
             continue
         index = base["index"].tolist()
         pick = {prefix: [rows[i] for i in index] for (prefix, s), rows in ids.items() if s == name}
         kl = divergence(
             model,
-            [arm.intervention for arm in arms],
+            [arm.intervention for arm in chosen],
             pick[arms[0].prefix],
             base["tokens"].tolist(),
-            prompts_of_arm=[pick[arm.prefix] if arm.prefix else [] for arm in arms],
+            prompts_of_arm=[pick[arm.prefix] if arm.prefix else [] for arm in chosen],
             batch_size=batch_size,
             title=f"KL, {name} prompts",
             show=progress,
         )
-        _put(out, arms, name, index, kl)
-        extra[column] = {arm.key: float(kl[i].mean()) for i, arm in enumerate(arms)}
-        if name == "benign":
-            ends = {arm.key: mean_interval(kl[i].tolist()) for i, arm in enumerate(arms)}
-            extra["kl_benign_low"] = {key: low for key, (low, _) in ends.items()}
-            extra["kl_benign_high"] = {key: high for key, (_, high) in ends.items()}
+        first = 1 if chosen is draws else 0  # the model itself is measured with the others
+        rows = dict(zip([arm.key for arm in chosen], kl.tolist(), strict=True))
+        for arm in chosen[first:]:
+            values = rows[arm.key]
+            extra.setdefault(column, {})[arm.key] = sum(values) / len(values)
+            if name == "benign":
+                low, high = mean_interval(values)
+                extra.setdefault("kl_benign_low", {})[arm.key] = low
+                extra.setdefault("kl_benign_high", {})[arm.key] = high
+        _put(out, name, index, {arm.key: rows[arm.key] for arm in chosen[first:]})
     return out, extra
 
 
 def _put(
-    answers: pd.DataFrame, arms: Sequence[Arm], name: str, index: Sequence[int], kl: Tensor
+    answers: pd.DataFrame, name: str, index: Sequence[int], kl: Mapping[str, Sequence[float]]
 ) -> None:
-    """KL [arms, prompts] into the rows of the answers that an arm gave to these prompts."""
+    """KL by arm and prompt into the rows of the answers that an arm gave to these prompts."""
     found = {
-        (arm.key, i): value
-        for arm, values in zip(arms, torch.as_tensor(kl).tolist(), strict=True)
+        (key, i): value
+        for key, values in kl.items()
         for i, value in zip(index, values, strict=True)
     }
-    mine = answers["set"] == name
+    mine = (answers["set"] == name) & answers["arm"].isin(kl.keys())
     keys = zip(answers.loc[mine, "arm"], answers.loc[mine, "index"], strict=True)
     answers.loc[mine, "answer_kl"] = [found.get(key, math.nan) for key in keys]

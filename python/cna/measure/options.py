@@ -42,7 +42,8 @@ class SweepOptions:
         logit_biases: b of "logit-bias", a multiple of the tokens' log odds; negative ones remove.
         prompt_baseline: the instruction of "prompt"; the task's own by default.
         random_seeds: one draw of "random" and of "random-kl" each.
-        random_prompts: evaluation prompts that a draw answers, from the first; all by default.
+        random_prompts: evaluation prompts that a draw answers, and benign prompts that its KL is
+            measured on, from the first; all by default.
         max_new_tokens: of an answer.
         batch_size: prompts in one forward pass.
         kl_prompts: evaluation prompts for KL(unsteered || steered) along unsteered answers; 0

@@ -14,8 +14,8 @@ from .arm import Arm, neuron_arms
 from .divergence import divergence
 from .options import SweepOptions
 
-CALIBRATION_PROMPTS = 16  # benign ones, by which draws are matched; kl_benign is over all of them
-_CALIBRATION_TOKENS = 24
+CALIBRATION_PROMPTS = 8  # benign ones, by which draws are matched; kl_benign is over more of them
+_CALIBRATION_TOKENS = 16
 _ROUNDS = 6
 _NEAR = 0.05  # of the target, relative
 _MOST = 64.0  # times the circuit's own distance from m = 1: neurons that are never active stop here
@@ -95,12 +95,12 @@ def matched_multipliers(
         return [1.0 - first] * n
     size = [start] * n
     low, high = [0.0] * n, [math.inf] * n
-    best = [(math.inf, start)] * n
+    best = [(math.inf, -start)] * n  # the gap, then the larger size
     for _ in range(_ROUNDS):
         values = kl_of([round(1.0 - sign * s, 3) for s in size])
         for i, value in enumerate(values):
             gap = abs(math.log(value / target)) if value > 0 else math.inf
-            best[i] = min(best[i], (gap, size[i]))
+            best[i] = min(best[i], (gap, -size[i]))
             if value < target:
                 low[i] = max(low[i], size[i])
             else:
@@ -108,7 +108,7 @@ def matched_multipliers(
             size[i] = _next(size[i], value, target, low[i], high[i], _MOST * start)
         if all(gap <= _NEAR for gap, _ in best):
             break
-    return [round(1.0 - sign * s, 3) for _, s in best]
+    return [round(1.0 + sign * s, 3) for _, s in best]
 
 
 def _next(size: float, value: float, target: float, low: float, high: float, most: float) -> float:
