@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "cna/error.hpp"
+#include "cna/sha256.hpp"
 
 namespace cna {
 namespace {
@@ -161,6 +162,22 @@ Intervention Intervention::select(std::span<const int64_t> arms) const {
     out.edits_[key] = {rows(edit.scale, index), rows(edit.shift, index)};
   out.drop_identities();
   return out;
+}
+
+std::string Intervention::digest() const {
+  std::string bytes = fmt::format("{} arms\n", arms_);
+  for (const auto& [key, edit] : edits_) {
+    const std::pair<const char*, at::Tensor> parts[] = {{"scale", edit.scale},
+                                                        {"shift", edit.shift}};
+    for (const auto& [name, tensor] : parts) {
+      if (!tensor.defined()) continue;
+      const at::Tensor flat = (tensor + 0.0).contiguous();  // -0 is 0
+      bytes += fmt::format("{} {} {} {}\n", site_name(static_cast<Site>(key.first)), key.second,
+                           name, tensor.size(1));
+      bytes.append(reinterpret_cast<const char*>(flat.data_ptr<double>()), flat.nbytes());
+    }
+  }
+  return sha256(bytes).substr(0, 16);
 }
 
 void Intervention::require_fits(GridShape shape, int64_t hidden, bool residual_sites) const {

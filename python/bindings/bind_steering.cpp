@@ -58,6 +58,8 @@ void bind_steering(py::module_& m) {
           [](const Intervention& i, const std::vector<int64_t>& arms) { return i.select(arms); },
           py::arg("arms"), "The chosen arms, in that order.")
       .def_property_readonly("arms", &Intervention::arms)
+      .def_property_readonly("digest", &Intervention::digest,
+                             "16 hexadecimal digits by which an arm is known again.")
       .def_property_readonly("is_identity", &Intervention::is_identity);
 }
 

@@ -19,8 +19,9 @@ from ._build import torch_version as _built_against
 
 if torch.__version__.split(".")[:2] != _built_against.split(".")[:2]:
     raise ImportError(
-        f"cna: expected PyTorch {_built_against} as built, got {torch.__version__}; rebuild it: "
-        "pip install --no-build-isolation --force-reinstall --no-deps cna"
+        f"cna: expected PyTorch {_built_against} as built, got {torch.__version__}; rebuild it in its "
+        "source folder: pip install --no-build-isolation --force-reinstall --no-deps . (the "
+        "distribution is cna-neurons; the index's cna is another project)"
     )
 
 from . import _core, analysis, prompts

@@ -204,6 +204,11 @@ class Intervention:
     def arms(self) -> int:
         ...
     @property
+    def digest(self) -> str:
+        """
+        16 hexadecimal digits by which an arm is known again.
+        """
+    @property
     def is_identity(self) -> bool:
         ...
 class Taps:

@@ -11,6 +11,7 @@
 
 #include <map>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -49,6 +50,9 @@ class CNA_API Intervention {
   [[nodiscard]] int64_t arms() const { return arms_; }
   /// True if every arm leaves every activation bit-identical.
   [[nodiscard]] bool is_identity() const { return edits_.empty(); }
+  /// 16 hexadecimal digits of SHA-256 over all edits, by which an arm is known again. The order in
+  /// which they were put together does not count, their numbers do to the last bit.
+  [[nodiscard]] std::string digest() const;
   /// Throws ValueError if the edits do not fit a model of this shape.
   void require_fits(GridShape shape, int64_t hidden, bool residual_sites) const;
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 
 from ..base.progress import bar
+from ..hosts.about import steering_active
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 from ..prompts.readers import universal_prompts
@@ -51,7 +51,7 @@ def universal_neurons(
 ) -> UniversalNeurons:
     """Neurons in the top `top_fraction` of all neurons by |a| for at least `share` of the prompts.
 
-    Inside a `model.steer` block these are the steered model's; they are counted anew for each.
+    Inside `with model.steer(...)` those of the steered model; they are counted anew for each.
 
     Args:
         prompts: at least 10 diverse prompts; a built-in set by default.
@@ -60,8 +60,11 @@ def universal_neurons(
     Source: arXiv 2605.12290, section 3.2.
     """
     default = prompts is None
-    steering = json.dumps(model.active_steering())
-    key = (share, top_fraction, model.uses_chat(chat), steering) if default else None
+    intervention, _ = model._steering(1)
+    key = None
+    if default:
+        steering = tuple(steering_active(model))
+        key = (share, top_fraction, model.uses_chat(chat), steering)
     if key is not None and key in model.universal_cache:
         return model.universal_cache[key]
     ids = model.tokenize(universal_prompts() if prompts is None else prompts, chat)

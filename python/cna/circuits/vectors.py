@@ -17,8 +17,10 @@ from torch import Tensor
 
 from .. import _core
 from ..base.progress import bar
+from ..hosts.about import about_model
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
+from .form import require_difference
 from .provenance import prompt_hash
 
 
@@ -85,9 +87,10 @@ def mean_difference(
 ) -> Tensor:
     """Mean activation over positive minus over negative prompts, float64 [n_layers, features].
 
-    Inside a `model.steer` block these are the steered model's.
+    Inside `with model.steer(...)` those of the steered model.
     """
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
+    require_difference(*sides, "caa")
     intervention, _ = model._steering(1)
     with bar("steering vectors", progress) as update:
         return model.core.steering_vectors(
@@ -99,12 +102,7 @@ def _provenance(
     model: Model, positive: Prompts, negative: Prompts, chat: bool | None
 ) -> dict[str, Any]:
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
-    return {
-        "model_id": model.model_id,
-        "weights_hash": model.core.weights_hash,
-        "prompt_hash": prompt_hash(*sides),
-        "steering": model.active_steering(),
-    }
+    return {**about_model(model), "prompt_hash": prompt_hash(*sides)}
 
 
 def caa(

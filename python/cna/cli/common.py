@@ -24,6 +24,9 @@ def model_options(parser: argparse.ArgumentParser) -> None:
         default="smollm2",
         help="smollm2, a Hugging Face id or folder, or an export",
     )
+    parser.add_argument(
+        "--revision", default=None, help="branch, tag or commit of a Hugging Face id"
+    )
     parser.add_argument("--dtype", default=None, help="float32 (default), bfloat16 or float16")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
@@ -44,15 +47,25 @@ def numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"expected numbers such as -1,0,1, got '{text}'") from None
 
 
-def joined_numbers(argv: Sequence[str]) -> list[str]:
-    """The arguments with lists such as -1,0,1 tied to their option: argparse takes one for an option."""
+_LISTS = ("--multipliers", "--multiplier", "--coefficients", "--biases", "--layers")
+_NUMBER = re.compile(r"-?[\d.][\d.,eE+-]*")
+
+
+def join_numbers(argv: Sequence[str]) -> list[str]:
+    """Numbers behind an option that takes them, as one argument that argparse takes for no option.
+
+    `--multipliers -1,0,1` and `--multipliers -1 0 1` become `--multipliers=-1,0,1`.
+    """
     out: list[str] = []
-    for word in argv:
-        negative = re.fullmatch(r"-[\d.][\d.eE+,-]*,[\d.eE+,-]*", word)
-        if negative and out and out[-1].startswith("--") and "=" not in out[-1]:
-            out[-1] += f"={word}"
-        else:
-            out.append(word)
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        values: list[str] = []
+        while word in _LISTS and rest and _NUMBER.fullmatch(rest[0]):
+            values.append(rest.pop(0))
+            if word == "--multiplier":
+                break
+        out.append(f"{word}={','.join(values)}" if values else word)
     return out
 
 
@@ -75,7 +88,13 @@ def load_model(args: argparse.Namespace) -> Any:
     device = ranks.device_of_rank(args.device)
 
     def open_model() -> Any:
-        return load(args.model, dtype=args.dtype, device=device, pattern=args.pattern)
+        return load(
+            args.model,
+            revision=args.revision,
+            dtype=args.dtype,
+            device=device,
+            pattern=args.pattern,
+        )
 
     return ranks.load_in_turn(open_model) if ranks.is_distributed() else open_model()
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..base.errors import first_line
 from ..hosts.model import Model
 from . import doctor_checks as look
-from .doctor_checks import Check, Patient, archive_hash, relative_difference
+from .doctor_checks import Check, Patient, archive_hash, own_package, relative_difference
 
 TEXT = "Check that a model behaves as cna expects."
 
@@ -98,7 +98,8 @@ def _eager(name: str, model: Model) -> tuple[Any, str]:
 
 def main_doctor(name: str, *, hf_model: Any = None, device: str = "cpu", pattern: str = "") -> int:
     """Prints one line per check, with a fix for each that fails. Returns 0 if all hold, else 1."""
-    checks = check(name, hf_model, device=device, pattern=pattern)
+    checks = [one for one in (own_package(),) if not one.passed]
+    checks += check(name, hf_model, device=device, pattern=pattern)
     for one in checks:
         print(one)
     failed = sum(not c.passed for c in checks)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,9 @@ from torch import Tensor
 from .. import _core
 from ..base.errors import first_line
 from ..base.files import file_sha256
+from ..base.installed import DISTRIBUTION, other_cna
 from ..hosts.model import Model
+from ..hosts.source import template_sha256
 
 SUBJECTS = (
     "the sea",
@@ -129,8 +130,8 @@ def chat_template(p: Patient) -> Check:
         fix = "if it is a base model, pass chat=False; else add its chat_template to the tokenizer"
         return Check(name, False, "none", fix)
     expected = _manifest(p.model.path).get("chat_template_sha256")
-    if isinstance(template, str) and expected:
-        if hashlib.sha256(template.encode()).hexdigest() != expected:
+    if expected:
+        if template_sha256(p.tokenizer) != expected:
             fix = "export the model again, so that circuits name the template they were found with"
             return Check(name, False, "another one than at export", fix)
     now = datetime.datetime.now()
@@ -255,6 +256,14 @@ def _manifest(path: Path | None) -> dict[str, Any]:
         return values if isinstance(values, dict) else {}
     except (OSError, ValueError):
         return {}
+
+
+def own_package() -> Check:
+    name = "one package named cna"
+    other = other_cna()
+    fix = f"pip uninstall cna, then install {DISTRIBUTION} again: both write the folder cna"
+    detail = DISTRIBUTION if other is None else f"the index's project cna {other} is installed too"
+    return _judge(name, other is None, detail, fix)
 
 
 def archive_hash(path: Path | None) -> Check:

@@ -9,6 +9,9 @@ TEXT = "Export a Hugging Face model to a folder for cna and C++."
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", "-m", default="smollm2", help="smollm2, an id or a local folder")
+    parser.add_argument(
+        "--revision", default=None, help="branch, tag or commit of a Hugging Face id"
+    )
     parser.add_argument("--out", "-o", required=True, help="folder to write")
     parser.add_argument("--dtype", default=None, help="float32 (default), bfloat16 or float16")
     parser.add_argument(
@@ -28,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from ..hosts.hugging_face import load_hf
 
     require_device("export", args.device)
-    hf_model, tokenizer = load_hf(args.model, args.dtype)
+    hf_model, tokenizer = load_hf(args.model, args.dtype, args.revision)
     path = export(
         hf_model.to(args.device) if args.format == "aoti" else hf_model,
         tokenizer,
@@ -36,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         format=args.format,
         model_id=args.id,
         tap_pattern=args.pattern,
+        revision=getattr(hf_model.config, "_commit_hash", None),  # as cna.load names it
     )
     print(f"wrote {path}")
     return 0

@@ -36,7 +36,15 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=40, help="of each answer")
     parser.add_argument("--max-prompts", type=int, default=None, help="of each set (default: all)")
     parser.add_argument("--mmlu", help="folder or CSV in the MMLU layout")
-    parser.add_argument("--quiz-questions", type=int, default=60, help="per arm; 0: no quiz")
+    parser.add_argument(
+        "--quiz-questions", type=int, default=60, help="drawn evenly over subjects; 0: no quiz"
+    )
+    parser.add_argument(
+        "--quiz-by",
+        choices=["letter", "text"],
+        help="rank A to D, or the choices' text (default: letter with --mmlu, else text)",
+    )
+    parser.add_argument("--quiz-seed", type=int, default=0, help="of the draw of questions")
     parser.add_argument("--allow-leak", action="store_true", help="accept shared prompts")
     parser.add_argument(
         "--out", "-o", default="runs/sweep", help="run folder; a stopped run goes on"
@@ -78,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         max_prompts=args.max_prompts,
         quiz=quiz,
         quiz_questions=args.quiz_questions,
+        quiz_by=args.quiz_by,
+        quiz_seed=args.quiz_seed,
         out=args.out,
     )
     if result is None:  # rank 0 has it
@@ -86,5 +96,7 @@ def run(args: argparse.Namespace) -> int:
     draws = result.controls()
     if len(draws):
         print(draws.to_string(index=False, float_format="%.3f", na_rep=""))
+    if "quiz" in result.settings:
+        print(f"accuracy: {result.settings['quiz']}")
     print(f"wrote {args.out}")
     return 0

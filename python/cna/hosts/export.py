@@ -12,7 +12,6 @@ places of the buffers, and returns logits. Nothing in it is particular to one mo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -23,10 +22,12 @@ from torch import Tensor
 
 from .. import _core
 from ..base.files import file_sha256, new_folder
+from ..base.versions import versions
 from . import aoti, torchscript
 from .devices import cuda_capability
 from .hf_model import cache_shapes, check_exportable, eos_ids, max_positions
 from .sites import down_projections, layer_width
+from .source import template_sha256
 from .step import CausalStep, quiet_transformers
 from .weights import weights_hash
 
@@ -128,7 +129,6 @@ def _about(
 ) -> dict[str, Any]:
     """What the manifest says of the model and its tokenizer, whatever the format."""
     config = hf_model.config
-    template = getattr(tokenizer, "chat_template", None)
     return {
         "model_id": model_id or config.name_or_path or type(hf_model).__name__,
         "architecture": type(hf_model).__name__,
@@ -138,9 +138,7 @@ def _about(
         "max_positions": max_positions(config),
         "eos_token_ids": eos_ids(hf_model),
         "tokenizer": tokenizer is not None,
-        "chat_template_sha256": (
-            hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
-        ),
+        "chat_template_sha256": template_sha256(tokenizer),
     }
 
 
@@ -174,7 +172,7 @@ def export(
     """
     require_format("export", format)
     check_exportable(hf_model)
-    path = Path(path)
+    path = Path(path).expanduser()
     _require_free(path)
     was_training = hf_model.training
     with new_folder(path) as folder:
@@ -198,7 +196,7 @@ def export(
             **archive,
             "cache": shapes,
             **_about(hf_model, tokenizer, model_id, revision),
-            "made_with": {"cna": _core.version, "torch": torch.__version__},
+            "made_with": versions(),
         }
         text = json.dumps(manifest, indent=2) + "\n"
         (folder / "manifest.json").write_text(text, encoding="utf-8")

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .cache_name import cache_of
+
 
 def check_exportable(hf_model: Any, function: str = "export") -> None:
     """Raises ValueError for models that are no dense decoder-only causal language model."""
@@ -67,7 +69,7 @@ def cache_shapes(hf_model: Any) -> list[list[int]]:
     """[heads, key dim, value dim] of each layer's cache, read off one short step."""
     ids = torch.zeros(1, 2, dtype=torch.long, device=hf_model.device)
     with torch.no_grad():
-        cache = hf_model(input_ids=ids, use_cache=True, return_dict=True).past_key_values
+        cache = cache_of(hf_model(input_ids=ids, use_cache=True, return_dict=True))
     return [
         [layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]] for layer in cache.layers
     ]

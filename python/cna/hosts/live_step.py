@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..base.errors import first_line
+from .cache_name import cache_of
 from .placement import input_device, is_dtensor
 from .step import CausalStep
 
@@ -112,7 +113,7 @@ def _has_known_layers(config: Any) -> bool:
 
 def _key_value_layers(out: Any) -> list[Any]:
     """The layers of a plain cache; none if one keeps anything but keys and values."""
-    layers = getattr(getattr(out, "past_key_values", None), "layers", None) or []
+    layers = getattr(cache_of(out), "layers", None) or []
     for layer in layers:
         pair = getattr(layer, "keys", None), getattr(layer, "values", None)
         if not all(isinstance(t, Tensor) and t.dim() == 4 for t in pair):

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cache_name import cache_argument
+
 _ATTENTION = "cna_sdpa"
 
 
@@ -140,6 +142,7 @@ class CausalStep(nn.Module):
         super().__init__()
         self.model = model
         self._windows = _attention_windows(model)
+        self._cache_argument = cache_argument(model)
 
     def forward(
         self,
@@ -164,7 +167,7 @@ class CausalStep(nn.Module):
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=position_ids,
-            past_key_values=_make_buffer_cache(buffers),
+            **{self._cache_argument: _make_buffer_cache(buffers)},
             use_cache=True,
             logits_to_keep=logit_positions,
             return_dict=True,

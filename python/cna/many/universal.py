@@ -45,6 +45,11 @@ def universal_neurons_distributed(
     cuts = split(len(ids), n)
 
     intervention, _ = model._steering(1)
+    if resume is not None and model._stack():
+        raise ValueError(
+            "universal_neurons: expected an unsteered model with resume=, got a steered one; leave "
+            "the steer block, or do not resume"
+        )
 
     def compute(i: int) -> Tensor:
         counter = model.core.count_universal(
@@ -52,7 +57,7 @@ def universal_neurons_distributed(
         )
         return counter.counts.reshape(-1).double()
 
-    key = identity(model, ids, n, top_fraction, *model.active_steering())
+    key = identity(model, ids, n, top_fraction)
     shards = Shards(Path(resume) if resume is not None else None, "universal", key, n)
     size = model.n_layers * model.width
     total = torch.zeros(size, dtype=torch.float64)

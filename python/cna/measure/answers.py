@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,9 @@ from ..base.files import require_folder
 from ..base.progress import bar
 from ..hosts.model import Model
 from .arm import Arm
+from .marks import mark
+
+Done = tuple[str, str, int]  # the mark of an arm, the set of a prompt, its place
 
 
 class AnswerLog:
@@ -20,7 +24,7 @@ class AnswerLog:
 
     def __init__(self, path: Path | None, fingerprint: str) -> None:
         self.path = path
-        self.done: dict[tuple[str, str, int], list[int]] = {}
+        self.done: dict[Done, list[int]] = {}
         if path is None:
             return
         require_folder(path.parent, "sweep")
@@ -68,7 +72,7 @@ class AnswerLog:
                 "start again, finished answers are kept"
             ) from None
 
-    def add(self, rows: Sequence[tuple[tuple[str, str, int], list[int]]]) -> None:
+    def add(self, rows: Sequence[tuple[Done, list[int]]]) -> None:
         """Appends finished rows in one write."""
         self._append(
             [json.dumps({"arm": a, "set": s, "index": i, "tokens": t}) for (a, s, i), t in rows]
@@ -114,16 +118,21 @@ def answer_jobs(
     batch_size: int,
     log: AnswerLog,
     progress: bool = True,
+    marks: Mapping[str, str] | None = None,
 ) -> None:
-    """Greedy answers of (arm, set, index) jobs, batch by batch into the log."""
+    """Greedy answers of (arm, set, index) jobs, batch by batch into the log.
+
+    `marks`: by the arms' keys, where another process names them; see `measure.marks`.
+    """
     arms = list({arm.key: arm for arm, _, _ in jobs}.values())
+    names = [marks[arm.key] if marks else mark(arm) for arm in arms]
     number = {arm.key: i for i, arm in enumerate(arms)}
     places = [(prefix, name, i) for prefix, name in ids for i in range(len(ids[prefix, name]))]
     row = {place: i for i, place in enumerate(places)}
     intervention, _ = model._steering(1)
 
     def keep(done: list[tuple[int, int]], answers: list[list[int]]) -> None:
-        finished = [(arms[arm].key, *places[prompt][1:]) for arm, prompt in done]
+        finished = [(names[arm], *places[prompt][1:]) for arm, prompt in done]
         log.add(list(zip(finished, answers, strict=True)))
 
     with bar("sweep", progress, "answer") as update:
@@ -136,6 +145,18 @@ def answer_jobs(
             intervention=intervention,
             batch_rows=batch_size,
             progress=update,
+        )
+
+
+def _say_what_is_not_used(log: AnswerLog, marks: Mapping[str, str]) -> None:
+    """Finished answers of an arm of the same name that does something else: kept, and said."""
+    mine = set(marks.values())
+    other = {m.rpartition("|")[0] for m, _, _ in log.done if m not in mine} & marks.keys()
+    if other:
+        print(
+            f"cna sweep: '{log.path}' holds answers of {', '.join(sorted(other))} with other neurons "
+            "or vectors; they are left there, and made anew for this run",
+            file=sys.stderr,
         )
 
 
@@ -152,18 +173,21 @@ def generate_answers(
 ) -> pd.DataFrame:
     """Greedy answers of every arm to its prompts, batched over both; finished ones are reused."""
     jobs = jobs_of(arms, prompts)
+    marks = {arm.key: mark(arm) for arm in arms}
+    _say_what_is_not_used(log, marks)
     answer_jobs(
         model,
-        [(arm, name, i) for arm, name, i in jobs if (arm.key, name, i) not in log.done],
+        [(arm, name, i) for arm, name, i in jobs if (marks[arm.key], name, i) not in log.done],
         prompt_ids(model, arms, prompts, chat),
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         log=log,
         progress=progress,
+        marks=marks,
     )
     rows = []
     for arm, name, i in jobs:
-        tokens = log.done[arm.key, name, i]
+        tokens = log.done[marks[arm.key], name, i]
         rows.append(
             {
                 "method": arm.method,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from .. import _core
+from ..circuits.provenance import circuit_hash
 from ..circuits.vectors import SteeringVector
 from .kinds import KINDS, own_kind, require_kind
 
@@ -25,6 +27,7 @@ class Arm:
         contrast: whether the coefficient is the paper's alpha.
         max_prompts: evaluation prompts that it answers, from the first; None: all.
         benign: whether it answers the benign prompts.
+        source: what a run's files say of where it comes from: a circuit's hash, the seed of a draw.
     """
 
     method: str
@@ -37,6 +40,7 @@ class Arm:
     contrast: bool = False
     max_prompts: int | None = None
     benign: bool = True
+    source: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         kind = self.kind or own_kind(self.method)
@@ -77,8 +81,19 @@ def neuron_arms(
     draw: int | None = None,
 ) -> list[Arm]:
     """One arm per multiplier for a set of neurons; `kind` "random" for a control."""
+    source = {"circuit": circuit_hash(circuit)}
+    if "seed" in circuit.provenance:  # a random draw
+        source["seed"] = circuit.provenance["seed"]
     return [
-        Arm(method, None, m, _core.Intervention.scale(circuit, [m]), kind=kind, draw=draw)
+        Arm(
+            method,
+            None,
+            m,
+            _core.Intervention.scale(circuit, [m]),
+            kind=kind,
+            draw=draw,
+            source=source,
+        )
         for m in multipliers
     ]
 

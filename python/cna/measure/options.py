@@ -50,7 +50,11 @@ class SweepOptions:
             leaves it out. Benign prompts are all used.
         perplexity: whether the fixed text's perplexity is measured.
         relevance: whether the answers' own perplexity and relevance are measured.
-        quiz_questions: multiple-choice questions; 0 leaves accuracy out.
+        quiz_questions: multiple-choice questions, drawn evenly over their subjects; 0 leaves
+            accuracy out.
+        quiz_by: "letter" or "text", see `cna.metrics.quiz_accuracy`; by default "letter" for a quiz
+            that is passed, as MMLU is run, and "text" for the built-in one.
+        quiz_seed: of the draw.
         max_prompts: evaluation and benign prompts, each; all by default.
     Raises:
         ValueError: an unknown baseline, numbers that are not finite, or counts that cannot be.
@@ -70,6 +74,8 @@ class SweepOptions:
     perplexity: bool = True
     relevance: bool = True
     quiz_questions: int = 60
+    quiz_by: str | None = None
+    quiz_seed: int = 0
     max_prompts: int | None = None
 
     def __post_init__(self) -> None:
@@ -87,7 +93,11 @@ class SweepOptions:
         self._keep("baselines", names)
         for field in ("max_new_tokens", "batch_size"):
             self._keep(field, whole_number(getattr(self, field), 1, field, "sweep"))
-        for field in ("kl_prompts", "quiz_questions"):
+        if self.quiz_by not in (None, "text", "letter"):
+            raise ValueError(
+                f"sweep: expected quiz_by='text' or 'letter', got {self.quiz_by!r}; choose one"
+            )
+        for field in ("kl_prompts", "quiz_questions", "quiz_seed"):
             self._keep(field, whole_number(getattr(self, field), 0, field, "sweep"))
         for field in ("max_prompts", "random_prompts"):
             if getattr(self, field) is not None:

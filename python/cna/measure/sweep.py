@@ -19,7 +19,7 @@ from .. import _core
 from ..base.files import require_folder
 from ..base.progress import bar
 from ..hosts.model import Model
-from ..prompts.quiz import Question
+from ..prompts.quiz import Question, draw_questions, read_quiz
 from ..prompts.tasks import Task
 from .answer_scores import add_likelihoods
 from .answers import AnswerLog, generate_answers, prompt_ids
@@ -28,7 +28,7 @@ from .divergence import add_divergence
 from .options import SweepOptions, sweep_options
 from .perplexity import fixed_text
 from .plan import Plan, plan
-from .quiz_score import quiz_accuracy
+from .quiz_score import quiz_accuracy, quiz_label
 from .result import SweepResult
 from .summary import summarise
 
@@ -56,11 +56,10 @@ def sweep(
         multipliers, baselines, settings: fields of `cna.SweepOptions`, by its names: caa_layers,
             caa_coefficients, logit_biases, prompt_baseline, random_seeds, random_prompts,
             max_new_tokens, batch_size, kl_prompts, perplexity, relevance, quiz_questions,
-            max_prompts.
+            quiz_by, quiz_seed, max_prompts.
         options: all of them in one object; what is given beside it comes first.
         quiz: multiple-choice questions, from `cna.prompts.read_quiz`; the built-in set by default.
-        arms: extra arms, for methods of your own; a run folder knows them by method, layer and
-            strength.
+        arms: extra arms, for methods of your own; a run folder knows them by all that they do.
         out: a run folder; finished answers are kept there, and a killed run goes on from them.
     Returns:
         SweepResult; `.table` has one row per arm, `.plot()` draws it, `.save(folder)` keeps it.
@@ -69,10 +68,19 @@ def sweep(
         TypeError: a setting that there is not.
     """
     options = sweep_options(options, multipliers, baselines, settings)
+    path = Path(out) / "answers.jsonl" if out is not None else None
     if out is not None:
         _require_own_folder(model, Path(out))
-    todo = plan(model, circuit, task, options, arms=arms, progress=progress)
-    log = AnswerLog(Path(out) / "answers.jsonl" if out is not None else None, todo.fingerprint)
+    todo = plan(
+        model,
+        circuit,
+        task,
+        options,
+        arms=arms,
+        check=lambda fingerprint: AnswerLog(path, fingerprint),  # before the work that arms take
+        progress=progress,
+    )
+    log = AnswerLog(path, todo.fingerprint)
     answers = generate_answers(
         model,
         todo.arms,
@@ -85,6 +93,8 @@ def sweep(
     )
     answers, extra, correct = _scores(model, todo, answers, task.chat, options, quiz, progress)
     table, answers = summarise(todo.arms, answers, task, extra, correct, options.max_new_tokens)
+    if correct is not None:
+        table["quiz"] = todo.settings["quiz"] = _quiz_label(quiz, options)
     result = SweepResult(table, answers.drop(columns=["tokens", "arm"]), todo.settings, circuit)
     if out is not None:
         result.save(out)
@@ -123,7 +133,10 @@ def _scores(
     if options.perplexity:
         with bar("perplexity", progress) as update:
             values = fixed_text(model, everything, batch_size, update)
-        extra["perplexity"] = {arm.key: x for arm, x in zip(arms, values, strict=True)}
+        # A text that is read raw has no place for an instruction.
+        extra["perplexity"] = {
+            arm.key: x for arm, x in zip(arms, values, strict=True) if not arm.prefix
+        }
     correct = None
     if options.quiz_questions > 0:
         with bar("quiz", progress) as update:
@@ -132,7 +145,19 @@ def _scores(
                 everything,
                 quiz,
                 options.quiz_questions,
+                by=_quiz_by(quiz, options),
+                seed=options.quiz_seed,
                 batch_size=batch_size,
                 progress=update,
             )
     return answers, extra, correct
+
+
+def _quiz_by(quiz: Sequence[Question] | None, options: SweepOptions) -> str:
+    return options.quiz_by or ("text" if quiz is None else "letter")
+
+
+def _quiz_label(quiz: Sequence[Question] | None, options: SweepOptions) -> str:
+    questions = read_quiz() if quiz is None else quiz
+    drawn = draw_questions(questions, options.quiz_questions, options.quiz_seed)
+    return quiz_label(questions, drawn, _quiz_by(quiz, options), options.quiz_seed)

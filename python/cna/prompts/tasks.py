@@ -67,9 +67,9 @@ def load(name_or_path: str | Path, allow_leak: bool = False) -> Task:
     evaluation or benign.
     The judge of a file is judge.json beside it, named <file>.judge.json, else "refusal-13".
     allow_leak: accept discovery prompts that are evaluation prompts too (the rate then flatters).
-    Raises ValueError for an unknown name, a missing, empty, unreadable or wrongly laid out file, an
-    empty set, numbers of positive and negative prompts more than twofold apart, one prompt that is
-    both positive and negative, and for a leak.
+    Raises FileNotFoundError for a missing file, ValueError for an unknown name, an empty, unreadable
+    or wrongly laid out file, an empty set, numbers of positive and negative prompts more than twofold
+    apart, one prompt that is both positive and negative, and for a leak.
     """
     if not isinstance(name_or_path, (str, Path)) or not str(name_or_path):
         raise ValueError(
@@ -80,12 +80,17 @@ def load(name_or_path: str | Path, allow_leak: bool = False) -> Task:
         task = _builtin(name_or_path)
     elif path.is_dir():
         task = _of_folder(path)
-    elif path.suffix.lower() in (".csv", ".jsonl"):
+    elif path.suffix.lower() in (".csv", ".jsonl") and path.exists():
         task = _of_table(path)
     elif path.exists():
         raise ValueError(
             f"tasks.load: expected a folder or a file ending in .csv or .jsonl, got {str(path)!r}; "
             "write a CSV file with the columns prompt,label"
+        )
+    elif len(path.parts) > 1 or path.suffix:
+        raise FileNotFoundError(
+            f"tasks.load: expected a .csv file, a .jsonl file or a folder, got {str(path)!r} (no such "
+            "file); check the path"
         )
     else:
         close = get_close_matches(str(name_or_path), names(), n=1, cutoff=0.4)
@@ -104,7 +109,7 @@ def read_jailbreakbench(path: str | Path) -> list[str]:
     """Read the prompts of the user's own copy of a CSV file in the JBB-Behaviors layout.
 
     path: a CSV file whose header has the column `Goal`. Returns the goals in the file's order.
-    Raises ValueError for a missing or empty file, or one without that column.
+    Raises FileNotFoundError for a missing file, ValueError for an empty one or one without that column.
     """
     caller, path = "tasks.read_jailbreakbench", Path(path)
     rows = read_csv(path, caller)
@@ -143,7 +148,7 @@ def _of_folder(folder: Path) -> Task:
             if label == "benign":
                 sets[label] = []
                 continue
-            raise ValueError(
+            raise FileNotFoundError(
                 f"tasks.load: expected positive.txt, negative.txt and evaluation.txt, got the "
                 f"folder {str(folder)!r} without {file.name}; write one prompt a line"
             )

@@ -138,7 +138,9 @@ def convert(
     text = json.dumps(mark, indent=1) + "\n"
     common: dict[str, Any] = {"overwrite": overwrite, "pattern": pattern}
     if format == "hf":
-        write_folded(neurons, shape, source, path, multiplier, mark=text, **common)
+        left_out = write_folded(neurons, shape, source, path, multiplier, mark=text, **common)
+        if left_out:
+            notes.append(f"left out, not steered: {', '.join(left_out)}")
     elif format == "peft":
         rank = write_peft(neurons, shape, source, path, multiplier, mark=text, **common)
         notes.append(rank_note(rank))
