@@ -92,7 +92,8 @@ def _table(
         }
         for name, values in extra.items():
             row[name] = values.get(arm.key, math.nan)
-        if correct is not None and not arm.prefix:  # questions are asked without the instruction
+        # Questions are asked without an instruction, and not of draws.
+        if correct is not None and not arm.prefix and arm.kind != "random":
             n, right = correct.shape[1], int(correct[number].sum())
             row["accuracy"] = right / n
             row["accuracy_low"], row["accuracy_high"] = _core.wilson_interval(right, n)

@@ -119,10 +119,14 @@ def _scores(
     quiz: Sequence[Question] | None,
     progress: bool,
 ) -> tuple[pd.DataFrame, dict[str, dict[str, float]], torch.Tensor | None]:
-    """The answers with their KL and likelihoods, columns by arm, and which questions are right."""
+    """The answers with their KL and likelihoods, columns by arm, and which questions are right.
+
+    Draws of random neurons read no text and answer no questions.
+    """
     arms, batch_size = todo.arms, options.batch_size
+    fixed = [i for i, arm in enumerate(arms) if arm.kind != "random"]
     active, _ = model._steering(1)
-    everything = active.then(_core.Intervention.concat([arm.intervention for arm in arms]))
+    everything = active.then(_core.Intervention.concat([arms[i].intervention for i in fixed]))
     ids = prompt_ids(model, arms, todo.prompts, chat)
     answers, extra = add_divergence(
         model, arms, answers, ids, most=options.kl_prompts, batch_size=batch_size, progress=progress
@@ -135,12 +139,12 @@ def _scores(
             values = fixed_text(model, everything, batch_size, update)
         # A text that is read raw has no place for an instruction.
         extra["perplexity"] = {
-            arm.key: x for arm, x in zip(arms, values, strict=True) if not arm.prefix
+            arms[i].key: x for i, x in zip(fixed, values, strict=True) if not arms[i].prefix
         }
     correct = None
     if options.quiz_questions > 0:
         with bar("quiz", progress) as update:
-            correct = quiz_accuracy(
+            right = quiz_accuracy(
                 model,
                 everything,
                 quiz,
@@ -150,6 +154,8 @@ def _scores(
                 batch_size=batch_size,
                 progress=update,
             )
+        correct = torch.zeros(len(arms), right.shape[1], dtype=torch.bool)
+        correct[fixed] = right
     return answers, extra, correct
 
 
