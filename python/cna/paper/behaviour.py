@@ -64,7 +64,7 @@ def measure_behaviour(
         batch_size=batch_size,
         kl_prompts=0,
         perplexity=False,
-        relevance=False,
+        relevance_prompts=0,
         quiz_questions=0,
         max_prompts=12 if quick else None,
     )

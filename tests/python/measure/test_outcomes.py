@@ -79,7 +79,7 @@ def test_a_vector_of_a_users_own_name_stands_on_the_axis_of_coefficients(
     arms = cna.arms.vector_arms(vector, [-0.5, 1.0])
     assert [(a.kind, a.neutral) for a in arms] == [("vector", 0.0)] * 2
     assert all(math.isnan(a.alpha) for a in arms)
-    few = {"kl_prompts": 0, "perplexity": False, "relevance": False, "quiz_questions": 0}
+    few = {"kl_prompts": 0, "perplexity": False, "relevance_prompts": 0, "quiz_questions": 0}
     result = cna.sweep(
         tiny, circuit, task, [0.0], [], arms=arms, max_new_tokens=4, progress=False, **few
     )
@@ -193,7 +193,7 @@ def test_benign_kl_is_hugging_faces_over_all_benign_prompts(
         max_new_tokens=5,
         kl_prompts=1,
         perplexity=False,
-        relevance=False,
+        relevance_prompts=0,
         quiz_questions=0,
         progress=False,
     )
@@ -374,7 +374,7 @@ def test_matched_draws_disturb_benign_prompts_as_the_circuit_does(
         max_new_tokens=6,
         kl_prompts=1,
         perplexity=False,
-        relevance=False,
+        relevance_prompts=0,
         quiz_questions=0,
         progress=False,
     )
