@@ -16,8 +16,9 @@ from .common import layer_lines
 from .demo_table import markdown
 
 TEXT = "The main job on the default model: find, prove, steer, report."
-BASELINES = ("random", "random-kl", "caa", "caa-answer", "prompt", "logit-bias")
+BASELINES = ("random-kl", "caa", "prompt", "logit-bias")
 DRAWS, DRAW_PROMPTS = 20, 12  # of random neurons, and the prompts that each answers
+SCORED = 24  # prompts whose answers' perplexity and relevance are measured
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,7 @@ def run_demo(
     )
     print("\n".join(layer_lines(circuit)))
     print("3. Steer: the circuit at m = 1 (the model), 0 (ablated) and -1 (reversed), beside")
-    print("   CAA, an instruction, a bias on the logits, and random neurons")
+    print("   CAA, an instruction, a bias on the logits, and random neurons of equal KL")
     # The scratch file of finished answers lets a stopped demo go on.
     result = sweep(
         model,
@@ -71,6 +72,8 @@ def run_demo(
         random_prompts=DRAW_PROMPTS,
         max_new_tokens=max_new_tokens,
         max_prompts=max_prompts,
+        kl_prompts=4,
+        relevance_prompts=SCORED,
         perplexity=False,
         quiz_questions=0,
         out=out,

@@ -16,6 +16,7 @@ def add_likelihoods(
     answers: pd.DataFrame,
     ids: Mapping[str, Sequence[Sequence[int]]],
     *,
+    most: int | None = None,
     batch_size: int = 64,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -28,10 +29,13 @@ def add_likelihoods(
     Args:
         answers: with columns set, index, kind and tokens.
         ids: prompts of each set as token ids, without an arm's own instruction.
+        most: prompts, from the first; all by default.
     """
     out = answers.assign(log_likelihood=float("nan"), relevance=float("nan"))
     wanted = out[(out["set"] == "evaluation") & (out["kind"] != "random")]
     wanted = wanted[wanted["tokens"].map(len) > 0]
+    if most is not None:
+        wanted = wanted[wanted["index"] < most]
     prompts = ids.get("evaluation", [])
     if wanted.empty:
         return out

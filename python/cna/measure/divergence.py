@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from .. import _core
@@ -22,7 +23,7 @@ def divergence(
     prompts: Sequence[Sequence[int]],
     continuations: Sequence[Sequence[int]],
     *,
-    prompts_of_arm: Sequence[Sequence[Sequence[int]]] | None = None,
+    prompts_of_arm: Mapping[int, Sequence[Sequence[int]]] | None = None,
     batch_size: int = 64,
     title: str = "KL",
     show: bool = True,
@@ -31,23 +32,30 @@ def divergence(
 
     Args:
         prompts, continuations: token ids.
-        prompts_of_arm: other prompts of an arm, empty where they are the same.
+        prompts_of_arm: the prompts of arms that are asked otherwise, by the arm's number.
     """
     active, _ = model._steering(1)
-    everything = active.then(_core.Intervention.concat(list(arms)))
-    options: dict[str, Any] = {}
-    if prompts_of_arm is not None and any(prompts_of_arm):
-        options["prompts_of_arm"] = [list(p) for p in prompts_of_arm]
+    other = dict(prompts_of_arm or {})
+    same = [i for i in range(len(arms)) if i not in other]
+    options: dict[str, Any] = {"batch_rows": batch_size}
+    out = torch.zeros(len(arms), len(prompts), dtype=torch.float64)
     with bar(title, show, "row") as update:
-        kl, _ = model.core.divergence(
+        out[same], _ = model.core.divergence(
             list(prompts),
             list(continuations),
-            intervention=everything,
-            batch_rows=batch_size,
+            intervention=active.then(_core.Intervention.concat([arms[i] for i in same])),
             progress=update,
             **options,
         )
-    return kl
+    for i, asked in other.items():
+        out[i] = model.core.prompt_divergence(
+            list(prompts),
+            list(asked),
+            list(continuations),
+            intervention=active.then(_core.Intervention.concat([arms[0], arms[i]])),
+            **options,
+        )
+    return out
 
 
 def add_divergence(
@@ -94,7 +102,7 @@ def add_divergence(
             [arm.intervention for arm in chosen],
             pick[arms[0].prefix],
             base["tokens"].tolist(),
-            prompts_of_arm=[pick[arm.prefix] if arm.prefix else [] for arm in chosen],
+            prompts_of_arm={i: pick[arm.prefix] for i, arm in enumerate(chosen) if arm.prefix},
             batch_size=batch_size,
             title=f"KL, {name} prompts",
             show=progress,

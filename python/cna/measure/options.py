@@ -49,7 +49,8 @@ class SweepOptions:
         kl_prompts: evaluation prompts for KL(unsteered || steered) along unsteered answers; 0
             leaves it out. Benign prompts are all used.
         perplexity: whether the fixed text's perplexity is measured.
-        relevance: whether the answers' own perplexity and relevance are measured.
+        relevance_prompts: evaluation prompts whose answers' perplexity and relevance are measured,
+            from the first; 0 leaves both out, all by default.
         quiz_questions: multiple-choice questions, drawn evenly over their subjects; 0 leaves
             accuracy out.
         quiz_by: "letter" or "text", see `cna.metrics.quiz_accuracy`; by default "letter" for a quiz
@@ -72,7 +73,7 @@ class SweepOptions:
     batch_size: int = 64
     kl_prompts: int = 16
     perplexity: bool = True
-    relevance: bool = True
+    relevance_prompts: int | None = None
     quiz_questions: int = 60
     quiz_by: str | None = None
     quiz_seed: int = 0
@@ -99,9 +100,9 @@ class SweepOptions:
             )
         for field in ("kl_prompts", "quiz_questions", "quiz_seed"):
             self._keep(field, whole_number(getattr(self, field), 0, field, "sweep"))
-        for field in ("max_prompts", "random_prompts"):
+        for field, least in (("max_prompts", 1), ("random_prompts", 1), ("relevance_prompts", 0)):
             if getattr(self, field) is not None:
-                self._keep(field, whole_number(getattr(self, field), 1, field, "sweep"))
+                self._keep(field, whole_number(getattr(self, field), least, field, "sweep"))
 
     def _keep(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)  # frozen: its own way in

@@ -55,8 +55,8 @@ def sweep(
         task: from `cna.tasks.load`; its judge decides what counts as the behaviour.
         multipliers, baselines, settings: fields of `cna.SweepOptions`, by its names: caa_layers,
             caa_coefficients, logit_biases, prompt_baseline, random_seeds, random_prompts,
-            max_new_tokens, batch_size, kl_prompts, perplexity, relevance, quiz_questions,
-            quiz_by, quiz_seed, max_prompts.
+            max_new_tokens, batch_size, kl_prompts, perplexity, relevance_prompts,
+            quiz_questions, quiz_by, quiz_seed, max_prompts.
         options: all of them in one object; what is given beside it comes first.
         quiz: multiple-choice questions, from `cna.prompts.read_quiz`; the built-in set by default.
         arms: extra arms, for methods of your own; a run folder knows them by all that they do.
@@ -131,9 +131,16 @@ def _scores(
     answers, extra = add_divergence(
         model, arms, answers, ids, most=options.kl_prompts, batch_size=batch_size, progress=progress
     )
-    if options.relevance:
+    if options.relevance_prompts != 0:
         own = {name: rows for (prefix, name), rows in ids.items() if not prefix}
-        answers = add_likelihoods(model, answers, own, batch_size=batch_size, progress=progress)
+        answers = add_likelihoods(
+            model,
+            answers,
+            own,
+            most=options.relevance_prompts,
+            batch_size=batch_size,
+            progress=progress,
+        )
     if options.perplexity:
         with bar("perplexity", progress) as update:
             values = fixed_text(model, everything, batch_size, update)
