@@ -194,7 +194,10 @@ def test_a_sweep_gives_one_row_per_arm(
     for column in ("kl_benign", "kl_evaluation"):
         assert (table[column][~draws] >= -1e-6).all()
     assert (table.kl_benign_low <= table.kl_benign).all()
-    assert (table.kl_benign <= table.kl_benign_high).all() and np.isfinite(table.perplexity).all()
+    assert (table.kl_benign <= table.kl_benign_high).all()
+    read = ~draws & (table.kind != "prompt")  # by them no raw text is read
+    assert np.isfinite(table.perplexity[read]).all() and table.perplexity[~read].isna().all()
+    assert table.accuracy[~read].isna().all() and table.accuracy[read].notna().all()
     assert (table[["rate", "other", "broken"]].sum(axis=1) - 1).abs().max() < 1e-9
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"circuit.json", "table.csv", "answers.csv", "run.json", "report.html"} <= names
