@@ -7,6 +7,8 @@
 #include <random>
 
 #include "cna/error.hpp"
+#include "cna/torch/tap.hpp"
+#include "finite.hpp"
 #include "run.hpp"
 
 namespace cna {
@@ -38,6 +40,7 @@ class Sampler {
   }
   void move(size_t to, size_t from) { streams_[to] = streams_[from]; }
 
+  /// The next token of each row, -1 where the logits mean nothing; one read from the device.
   std::vector<int64_t> next(const at::Tensor& logits) {
     at::Tensor chosen;
     if (options_.temperature == 0.0) {
@@ -46,7 +49,9 @@ class Sampler {
       const int64_t vocab = logits.size(-1);
       const int64_t k = options_.top_k > 0 ? std::min(options_.top_k, vocab) : vocab;
       const auto [scores, order] = at::topk(logits.to(at::kFloat), k, -1);
-      at::Tensor mass = (scores / options_.temperature).softmax(-1).to(at::kDouble).cumsum(-1);
+      // The largest is subtracted first: a temperature near 0 must not overflow.
+      const at::Tensor below = (scores - scores.narrow(-1, 0, 1)).to(at::kDouble);
+      at::Tensor mass = (below / options_.temperature).softmax(-1).cumsum(-1);
       at::Tensor draw = at::empty({logits.size(0), 1}, at::kDouble);
       for (int64_t row = 0; row < logits.size(0); ++row)
         draw.data_ptr<double>()[row] =
@@ -57,7 +62,7 @@ class Sampler {
           at::searchsorted(mass, draw.to(logits.device()) * mass.gather(1, cut)).clamp_max(k - 1);
       chosen = order.gather(1, pick).squeeze(1);
     }
-    chosen = chosen.to(at::kCPU, at::kLong).contiguous();
+    chosen = chosen.masked_fill(meaningless(logits), -1).to(at::kCPU, at::kLong).contiguous();
     return {chosen.data_ptr<int64_t>(), chosen.data_ptr<int64_t>() + chosen.numel()};
   }
 
@@ -84,12 +89,20 @@ class Decoder {
   std::span<const int64_t> rows() const { return rows_; }
 
   /// Runs one step; returns the next token of every row still in the batch.
-  std::vector<int64_t> step() {
+  /// @param number  of the answer's tokens, from 0
+  std::vector<int64_t> step(int64_t number) {
     const auto rows = static_cast<int64_t>(rows_.size());
     const at::Tensor keep = at::full({1}, ids_.size(1) - 1, ids_.options());
     const Step step{ids_, mask_.narrow(0, 0, rows).narrow(1, 0, total_), positions_, keep,
                     view_cache(cache_, rows, total_)};
-    return sampler_.next(run_.host().logits(step).select(1, 0));
+    if (number == 0 || !run_.info().has_cache())
+      run_.place(rows_, positions_);
+    else
+      run_.host().taps().set_places({});  // new tokens stand behind every prompt
+    std::vector<int64_t> tokens = sampler_.next(run_.logits(step).select(1, 0));
+    for (size_t i = 0; i < tokens.size(); ++i)
+      if (tokens[i] < 0) throw_meaningless("generate", rows_[i], number);
+    return tokens;
   }
 
   /// Takes the tokens in, drops the rows that ended, and gets ready for the next step.
@@ -157,7 +170,7 @@ std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
     Decoder decoder(run, batch, generation);
     for (int64_t n = 1; n <= generation.max_new_tokens && !decoder.done(); ++n) {
       run.report(before + n - 1, total);
-      std::vector<int64_t> tokens = decoder.step();
+      std::vector<int64_t> tokens = decoder.step(n - 1);
       std::vector<bool> ended(tokens.size());
       for (size_t i = 0; i < tokens.size(); ++i) {
         ended[i] = std::find(eos.begin(), eos.end(), tokens[i]) != eos.end();
@@ -181,7 +194,11 @@ at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts, const Ru
     run.steer(batch.rows);
     const at::Tensor last = at::full({1}, batch.ids.size(1) - 1, batch.ids.options());
     const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), last);
-    const at::Tensor logits = run.host().logits(step).select(1, 0).to(at::kCPU, at::kFloat);
+    const at::Tensor here = run.logits(step).select(1, 0);
+    const at::Tensor bad = meaningless(here).to(at::kCPU);
+    const at::Tensor logits = here.to(at::kCPU, at::kFloat);
+    for (size_t i = 0; i < batch.rows.size(); ++i)
+      if (bad.data_ptr<bool>()[i]) throw_meaningless("logits", batch.rows[i], 0);
     if (!out.defined()) {
       c10::InferenceMode off(false);  // the caller's own tensor: it may be changed, or learned from
       out = at::empty({static_cast<int64_t>(prompts.size()), logits.size(1)}, at::kFloat);

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "cna/error.hpp"
@@ -20,15 +21,28 @@ int64_t default_batch_tokens(c10::Device device, bool generates) {
   return generates || !device.is_cpu() ? 16384 : 640;
 }
 
+/// Keys and values of one batch: a long shared prefix is copied into every row.
+constexpr int64_t kCacheBytes = int64_t{4} << 30;
+
+int64_t cache_places(const ModelInfo& info) {
+  int64_t bytes = 0;
+  for (const CacheShape& layer : info.cache)
+    bytes += layer.heads * (layer.key_dim + layer.value_dim) *
+             static_cast<int64_t>(c10::elementSize(info.dtype));
+  return bytes > 0 ? std::max<int64_t>(1, kCacheBytes / bytes) : 0;
+}
+
 }  // namespace
 
 Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
-         const RunOptions& options, int64_t room)
+         const RunOptions& options, int64_t room, std::span<const int64_t> ends)
     : model_(model),
       turn_(model.take_turn(function)),
       prompts_(prompts),
       options_(options),
-      room_(room) {
+      room_(room),
+      ends_(ends),
+      last_(options.intervention.last()) {
   const ModelInfo& about = info();
   require_prompts(function, prompts, about.vocab, about.max_positions, room);
   if (options.batch_rows < 1 || options.batch_tokens < 0)
@@ -36,7 +50,7 @@ Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
         "{}: expected batches of at least one prompt, got {} rows and {} tokens; pass "
         "a batch size of 1 or more",
         function, options.batch_rows, options.batch_tokens);
-  options.intervention.require_fits(about.shape, about.hidden, about.residual_sites);
+  options.intervention.require_fits(about.shape, about.hidden, about.residual_sites, about.vocab);
   if (!options.arm_of_prompt.empty() && options.arm_of_prompt.size() != prompts.size())
     throw_value_error(
         "{}: expected one strength per prompt ({}), got {}; pass one for each prompt, "
@@ -52,6 +66,7 @@ Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
     compute_prefix();
   } catch (...) {
     host().taps().set_edits({});
+    host().taps().set_places({});
     host().taps().poll = nullptr;
     throw;
   }
@@ -59,6 +74,7 @@ Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
 
 Run::~Run() {
   host().taps().set_edits({});
+  host().taps().set_places({});
   host().taps().record({});
   host().taps().poll = nullptr;
 }
@@ -74,6 +90,24 @@ std::vector<int64_t> Run::arms(std::span<const int64_t> rows) const {
 void Run::steer(std::span<const int64_t> rows) {
   host().taps().set_edits(
       options_.intervention.bind(arms(rows), info().shape.layers, info().dtype, info().device));
+  bias_ = options_.intervention.logit_bias(arms(rows), info().device);
+}
+
+at::Tensor Run::logits(const Step& step) {
+  at::Tensor out = host().logits(step);
+  return bias_.defined() ? out.to(at::kFloat) + bias_.to(out.device()) : out;
+}
+
+int64_t Run::end_of(int64_t row) const {
+  const auto i = static_cast<size_t>(row);
+  return ends_.empty() ? static_cast<int64_t>(prompts_[i].size()) : ends_[i];
+}
+
+void Run::place(std::span<const int64_t> rows, const at::Tensor& positions) {
+  if (last_ == 0) return;
+  at::Tensor ends = at::empty({static_cast<int64_t>(rows.size()), 1}, at::kLong);
+  for (size_t i = 0; i < rows.size(); ++i) ends.data_ptr<int64_t>()[i] = end_of(rows[i]);
+  host().taps().set_places(ends.to(positions.device()) - positions);
 }
 
 std::vector<Batch> Run::batches() const {
@@ -81,8 +115,9 @@ std::vector<Batch> Run::batches() const {
   const int64_t rows = info().has_cache() ? options_.batch_rows : 1;
   const int64_t tokens = options_.batch_tokens > 0 ? options_.batch_tokens
                                                    : default_batch_tokens(info().device, room_ > 0);
-  return make_batches(prompts_, prefix_, {rows, tokens, room_ > 0 ? 0 : kBatchOverhead},
-                      info().device);
+  const BatchLimits limits{rows, tokens, room_ > 0 ? 0 : kBatchOverhead, cache_places(info()),
+                           room_};
+  return make_batches(prompts_, prefix_, limits, info().device);
 }
 
 void Run::compute_prefix() {
@@ -90,6 +125,9 @@ void Run::compute_prefix() {
   if (!options_.share_prefix || !info().has_cache()) return;
   if (static_cast<int64_t>(prompts_.size()) <= arms) return;
   prefix_ = common_prefix(prompts_);
+  // Tokens that are steered apart are not shared: they stand at another place in each prompt.
+  for (size_t i = 0; last_ > 0 && i < prompts_.size(); ++i)
+    prefix_ = std::clamp<int64_t>(end_of(static_cast<int64_t>(i)) - last_, 0, prefix_);
   if (prefix_ == 0) return;
   c10::InferenceMode guard;
   const auto longs = at::TensorOptions(at::kLong).device(info().device);
@@ -109,6 +147,7 @@ void Run::compute_prefix() {
   step.cache = cache(rows, prefix);
   host().taps().set_edits(
       options_.intervention.bind(rows, info().shape.layers, info().dtype, info().device));
+  if (last_ > 0) host().taps().set_places(at::full({arms, prefix}, last_ + 1, longs));
   host().run_to_last_tap(step);
   prefix_cache_ = step.cache;
   prefix_ = prefix;
@@ -143,8 +182,8 @@ std::vector<at::Tensor> Run::cache(std::span<const int64_t> rows, int64_t capaci
   return out;
 }
 
-Step Run::first_step(const Batch& batch, const std::vector<at::Tensor>& cache,
-                     at::Tensor keep) const {
+Step Run::first_step(const Batch& batch, const std::vector<at::Tensor>& cache, at::Tensor keep) {
+  place(batch.rows, batch.positions);
   const auto rows = static_cast<int64_t>(batch.rows.size());
   return {batch.ids, batch.mask, batch.positions, std::move(keep),
           view_cache(cache, rows, batch.mask.size(1))};

@@ -119,10 +119,11 @@ class Model:
                 coefficient c in x <- x + c * v.
             multiplier: 0 ablates, 1 is the model itself bit for bit, 2 amplifies, negative reverses.
                 A sequence gives one strength per prompt. The paper's alpha is 1 - multiplier.
-            positions: "all"; "answer", the prompt's last token, from which the answer's first is
-                predicted, and all of the answer; or n, the prompt's last n tokens and the answer.
+            positions: which tokens are steered. "all"; "answer": every answer token, and the last
+                prompt token, which the first one is predicted from; a number n: the last n prompt
+                tokens and the answer.
         Raises:
-            ValueError: a circuit of another shape, or a strength that is not finite.
+            ValueError: a circuit of another shape, a strength that is not finite, or other positions.
         """
         block = steering_block(what, multiplier, (self.n_layers, self.width), positions)
         stack = self._stack()

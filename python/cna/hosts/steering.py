@@ -91,7 +91,7 @@ def _last_tokens(positions: Positions) -> int | None:
         return 1
     if not is_whole(positions) or int(positions) < 1:
         raise ValueError(
-            f"steer: expected positions='all', 'answer' or the last n tokens of the prompt, got "
+            f"steer: expected positions 'all', 'answer' or a number of last prompt tokens, got "
             f"{positions!r}; choose one"
         )
     return int(positions)
