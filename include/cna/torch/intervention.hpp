@@ -83,7 +83,8 @@ class CNA_API Intervention {
     int64_t last = 0;         // as in TapEdit
     [[nodiscard]] int64_t features() const { return (scale.defined() ? scale : shift).size(1); }
   };
-  using Key = std::pair<int, int64_t>;  // site, layer
+  using Key = std::pair<int, int64_t>;    // site, layer
+  static constexpr int kLogits = kSites;  // site of the logits: behind the model, no tap of a layer
 
   Edit& at_slot(Site site, int64_t layer, int64_t features, bool scaled, bool shifted);
   void drop_identities();
