@@ -8,8 +8,10 @@ from .. import _core
 
 OUTCOMES = ("behaviour", "other", "broken")
 
-# Text whose share of distinct token 4-grams is lower counts as broken. Source: see docs/evaluation.md.
-BROKEN_BELOW = 0.7
+# Text whose share of different token 4-grams is lower counts as broken. Chosen for the largest F1 on
+# the labelled answers to discovery prompts (prompts/data/labelled_discovery.jsonl); docs/evaluation.md
+# has precision and recall there and on answers that were not looked at.
+BROKEN_BELOW = 0.65
 
 
 def token_quality(tokens: Sequence[int]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import cna
@@ -14,6 +15,7 @@ from cna import judges
 from cna.arms import Arm
 from cna.measure.answer_scores import add_likelihoods
 from cna.measure.kinds import KINDS, with_kinds
+from cna.measure.outcomes import BROKEN_BELOW
 from cna.measure.random_draws import matched_multipliers
 from cna.metrics import choose, compare, controls, holm, outcome_of, rate_by_length, token_quality
 from cna.steering import SteeringVector
@@ -391,3 +393,45 @@ def test_matched_draws_disturb_benign_prompts_as_the_circuit_does(
         cna.sweep(tiny, circuit, empty, [0.0], ["random-kl"], progress=False)
     with pytest.raises(ValueError, match="expected an instruction that asks for the effect"):
         cna.sweep(tiny, circuit, task, [0.0], ["prompt"], progress=False)
+
+
+# --- the threshold of broken text, on labels ------------------------------------------------------
+
+
+def labelled(name: str) -> pd.DataFrame:
+    path = Path(cna.__file__).parent / f"prompts/data/labelled_{name}.jsonl"
+    return pd.read_json(path, lines=True, dtype={"answer": str})
+
+
+def auroc(broken: pd.Series, quality: list[float]) -> float:
+    """How often a broken answer has the lower quality; ties count half."""
+    ranks = stats.rankdata([-q for q in quality])
+    n, m = int(broken.sum()), int((~broken).sum())
+    return float((ranks[broken.to_numpy()].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def precision_recall(frame: pd.DataFrame, threshold: float) -> tuple[float, float]:
+    found = np.array([token_quality(t) < threshold for t in frame.tokens])
+    found |= np.array([not a.strip() for a in frame.answer])
+    right = (found & frame.broken).sum()
+    return right / found.sum(), right / frame.broken.sum()
+
+
+def test_the_threshold_is_the_best_one_on_answers_to_discovery_prompts() -> None:
+    frame = labelled("discovery")
+    thresholds = np.arange(0.4, 0.96, 0.05)
+    scores = [2 / (1 / p + 1 / r) for p, r in (precision_recall(frame, t) for t in thresholds)]
+    assert thresholds[int(np.argmax(scores))] == pytest.approx(BROKEN_BELOW)
+
+
+def test_broken_text_is_found_on_answers_that_were_held_out() -> None:
+    page = (Path(__file__).parents[3] / "docs/evaluation.md").read_text("utf-8")
+    for name, words in (("discovery", "to discovery prompts"), ("held_out", "held out")):
+        frame = labelled(name)
+        tokens = auroc(frame.broken, [token_quality(t) for t in frame.tokens])
+        by_word = auroc(frame.broken, [cna._core.four_gram_quality(a) for a in frame.answer])
+        assert tokens >= 0.97 and by_word <= tokens - 0.05
+        precision, recall = precision_recall(frame, BROKEN_BELOW)
+        assert precision >= 0.85 and recall >= 0.85
+        row = f"| {len(frame)} {words} | {frame.broken.sum()} | {by_word:.2f} | {tokens:.2f} | "
+        assert row + f"{precision:.2f} | {recall:.2f} |" in page
