@@ -19,7 +19,7 @@ def host_of(model: Model) -> str:
 
 def steering_active(model: Model) -> list[str]:
     """Digests of all steering that is active now, the outermost first; see `Intervention.digest`."""
-    return [block.intervention.digest for block in model._stack()]
+    return [intervention.digest for intervention, _ in model._stack()]
 
 
 def about_model(model: Model) -> dict[str, Any]:
@@ -37,7 +37,6 @@ def about_model(model: Model) -> dict[str, Any]:
         "made_with": _manifest(model).get("made_with"),
         "chat_template_sha256": template_sha256(model.tokenizer),
         "steering_active": steering_active(model),
-        "steering": model.active_steering(),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +16,19 @@ from .. import _core
 from ..base.progress import bar
 from . import tokens
 from .devices import require_device
-from .steering import Block, Positions, steering_block
 from .tokens import Prompts
+
+
+def at_positions(intervention: _core.Intervention, positions: str | int) -> _core.Intervention:
+    """The intervention at the positions that `Model.steer` knows."""
+    if isinstance(positions, str) and positions in ("all", "answer"):
+        return intervention if positions == "all" else intervention.from_last(1)
+    if isinstance(positions, int) and not isinstance(positions, bool) and positions >= 1:
+        return intervention.from_last(positions)
+    raise ValueError(
+        f"steer: expected positions 'all', 'answer' or a number of last prompt tokens, got "
+        f"{positions!r}; choose one"
+    )
 
 
 class Model:
@@ -106,12 +118,9 @@ class Model:
         what: Any,
         multiplier: float | Sequence[float] = 0.0,
         *,
-        positions: Positions = "all",
+        positions: str | int = "all",
     ) -> Iterator[Model]:
         """Steers everything inside the `with` block: a <- multiplier * a at the circuit's neurons.
-
-        Everything is steered: answers, logits and recordings, and what is found and measured with
-        them (`discover`, `universal_neurons`, `caa`, `sweep` ...), which says so in its provenance.
 
         Args:
             what: a `Circuit`; a `cna.Intervention` (its arms, one per prompt, or one for all;
@@ -125,19 +134,16 @@ class Model:
         Raises:
             ValueError: a circuit of another shape, a strength that is not finite, or other positions.
         """
-        block = steering_block(what, multiplier, (self.n_layers, self.width), positions)
-        stack = self._stack()
-        stack.append(block)
+        intervention, arms = self._as_intervention(what, multiplier)
+        entry = at_positions(intervention, positions), arms
+        stack: list[tuple[_core.Intervention, list[int] | None]] = self._stack()
+        stack.append(entry)
         try:
             yield self
         finally:
-            stack.remove(block)
+            stack.remove(entry)
 
-    def active_steering(self) -> list[dict[str, Any]]:
-        """What the blocks around this call steer, outermost first; empty outside of any block."""
-        return [block.said for block in self._stack()]
-
-    def _stack(self) -> list[Block]:
+    def _stack(self) -> list[tuple[_core.Intervention, list[int] | None]]:
         if not hasattr(self._local, "stack"):
             self._local.stack = []
         return self._local.stack
@@ -145,25 +151,46 @@ class Model:
     def _as_intervention(
         self, what: Any, multiplier: float | Sequence[float]
     ) -> tuple[_core.Intervention, list[int] | None]:
-        block = steering_block(what, multiplier, (self.n_layers, self.width))
-        return block.intervention, block.arms
+        if isinstance(what, _core.Intervention):
+            return what, list(range(what.arms)) if what.arms > 1 else None
+        per_prompt = not isinstance(multiplier, (int, float))
+        values = [float(m) for m in multiplier] if per_prompt else [float(multiplier)]  # type: ignore
+        if not values or not all(math.isfinite(v) for v in values):
+            raise ValueError(
+                f"steer: expected finite strengths, got {multiplier}; pass a number, or one per prompt"
+            )
+        strengths = sorted(set(values))
+        arms = [strengths.index(v) for v in values] if per_prompt else None
+        if isinstance(what, _core.Circuit):
+            if tuple(what.shape) != (self.n_layers, self.width):
+                raise ValueError(
+                    f"steer: expected a circuit of {self.n_layers} layers x {self.width} neurons, got "
+                    f"one of {what.shape[0]} x {what.shape[1]}; discover it on this model"
+                )
+            return _core.Intervention.scale(what, strengths), arms
+        if hasattr(what, "intervention"):
+            return what.intervention(strengths), arms
+        raise ValueError(
+            f"steer: expected a Circuit, an Intervention or a SteeringVector, got "
+            f"{type(what).__name__}; discover a circuit first"
+        )
 
     def _steering(self, n_prompts: int) -> tuple[_core.Intervention, list[int]]:
         """All active steering as one intervention, and the arm of each prompt."""
         stack = self._stack()
         chosen: list[tuple[int, ...]] = []
-        for block in stack:
-            if block.arms is not None and len(block.arms) != n_prompts:
+        for _, arms in stack:
+            if arms is not None and len(arms) != n_prompts:
                 raise ValueError(
-                    f"steer: expected one strength per prompt ({n_prompts}), got {len(block.arms)}; "
-                    "pass as many strengths as prompts"
+                    f"steer: expected one strength per prompt ({n_prompts}), got {len(arms)}; pass as "
+                    "many strengths as prompts"
                 )
         for i in range(n_prompts):
-            chosen.append(tuple(0 if b.arms is None else b.arms[i] for b in stack))
+            chosen.append(tuple(0 if arms is None else arms[i] for _, arms in stack))
         combinations = sorted(set(chosen))
         total = _core.Intervention(len(combinations))
-        for part, block in enumerate(stack):
-            total = total.then(block.intervention.select([c[part] for c in combinations]))
+        for part, (intervention, _) in enumerate(stack):
+            total = total.then(intervention.select([c[part] for c in combinations]))
         if len(combinations) == 1:
             return total, []
         return total, [combinations.index(c) for c in chosen]

@@ -242,8 +242,8 @@ class CnaLM(LM):  # type: ignore[misc]
 
     def _steering(self) -> _core.Intervention:
         """Everything active now, as one arm."""
-        for block in self.model._stack():
-            if block.arms is not None:
+        for _, arms in self.model._stack():
+            if arms is not None:
                 raise ValueError(
                     "CnaLM: expected one strength for all prompts, got one per prompt; steer with a "
                     "single multiplier"

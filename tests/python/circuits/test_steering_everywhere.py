@@ -47,6 +47,10 @@ def hooked(hf: Any, circuit: cna.Circuit, m: float) -> Iterator[None]:
             handle.remove()
 
 
+def digest(circuit: cna.Circuit, m: float) -> str:
+    return cna.Intervention.scale(circuit, [m]).digest
+
+
 def close(got: Any, expected: np.ndarray) -> None:
     assert np.abs(np.asarray(got, np.float64) - expected).max() <= 1e-4 * np.abs(expected).max()
 
@@ -91,9 +95,8 @@ def test_vectors_are_those_of_the_steered_model(
         close(everywhere.vectors[layer], outputs[layer])
     plain = cna.caa(tiny, *SIDES)
     assert not torch.allclose(plain.vectors[2], vector.vectors[2], rtol=1e-2)
-    assert plain.provenance["steering"] == []
-    (said,) = vector.provenance["steering"]
-    assert said["what"] == "circuit" and said["strength"] == M
+    assert plain.provenance["steering_active"] == []
+    assert vector.provenance["steering_active"] == [digest(circuit, M)]
     assert plain.provenance["prompt_hash"] == vector.provenance["prompt_hash"]
 
 
@@ -132,17 +135,16 @@ def test_a_circuit_says_what_was_steered_while_it_was_found(
     tiny: cna.Model, tiny_hf: Any, circuit: cna.Circuit
 ) -> None:
     plain = cna.discover(tiny, *SIDES, k=10, universal=None)
-    assert plain.provenance["steering"] == []
+    assert plain.provenance["steering_active"] == []
     with tiny.steer(circuit, M), hooked(tiny_hf, circuit, M):
         found = cna.discover(tiny, *SIDES, k=10, universal=None)
         rows = [hf_record(tiny_hf, tiny.tokenize(s)).astype(np.float64).mean(0) for s in SIDES]
     order = np.argsort(-np.abs(rows[0] - rows[1]).ravel(), kind="stable")[:10]
     assert [(n.layer, n.index) for n in found] == [divmod(int(p), tiny.width) for p in order]
-    (said,) = found.provenance["steering"]
-    assert said["what"] == "circuit" and said["strength"] == M and len(said["digest"]) == 16
+    assert found.provenance["steering_active"] == [digest(circuit, M)]
     with tiny.steer(circuit, 2.0):
-        other = cna.discover(tiny, *SIDES, k=10, universal=None).provenance["steering"]
-    assert other[0]["digest"] != said["digest"]
+        other = cna.discover(tiny, *SIDES, k=10, universal=None)
+    assert other.provenance["steering_active"] == [digest(circuit, 2.0)] != [digest(circuit, M)]
 
 
 def test_a_sweep_measures_the_steered_model(
@@ -155,7 +157,7 @@ def test_a_sweep_measures_the_steered_model(
     settings: dict[str, Any] = {"quiz_questions": 0, "max_new_tokens": 5, "progress": False}
     with tiny.steer(circuit, M):
         result = cna.sweep(tiny, inner, task, [0.0], [], **settings, out=tmp_path)
-    assert [s["what"] for s in result.settings["steering"]] == ["circuit"]
+    assert result.settings["steering_active"] == [digest(circuit, M)]
     for strength in (1.0, 0.0):
         rows = result.answers[(result.answers.set == "evaluation")]
         rows = rows[rows.strength == strength].sort_values("index")
