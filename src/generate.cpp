@@ -100,7 +100,7 @@ class Decoder {
       run_.place(rows_, positions_);
     else
       run_.host().taps().set_places({});  // new tokens stand behind every prompt
-    chosen_ = sampler_.next(run_.host().logits(step).select(1, 0)).to(ids_.device());
+    chosen_ = sampler_.next(run_.logits(step).select(1, 0)).to(ids_.device());
     const at::Tensor host = chosen_.to(at::kCPU).contiguous();  // the only wait of a step
     const std::vector<int64_t> tokens{host.data_ptr<int64_t>(),
                                       host.data_ptr<int64_t>() + host.numel()};
@@ -203,7 +203,7 @@ at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts,
     run.steer(batch.rows);
     const at::Tensor last = at::full({1}, batch.ids.size(1) - 1, batch.ids.options());
     const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), last);
-    const at::Tensor here = run.host().logits(step).select(1, 0);
+    const at::Tensor here = run.logits(step).select(1, 0);
     const at::Tensor bad = meaningless(here).to(at::kCPU);
     const at::Tensor logits = here.to(at::kCPU, at::kFloat);
     for (size_t i = 0; i < batch.rows.size(); ++i)

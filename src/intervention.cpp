@@ -129,6 +129,11 @@ Intervention Intervention::add(Site site, int64_t layer, const at::Tensor& vecto
   return out;
 }
 
+Intervention Intervention::bias_logits(const at::Tensor& bias,
+                                       std::span<const double> coefficients) {
+  return add(static_cast<Site>(kLogits), 0, bias, coefficients);
+}
+
 Intervention Intervention::then(const Intervention& next) const {
   const int64_t arms = std::max(arms_, next.arms_);
   if ((arms_ != arms && arms_ != 1) || (next.arms_ != arms && next.arms_ != 1))
@@ -206,24 +211,6 @@ Intervention Intervention::select(std::span<const int64_t> arms) const {
   return out;
 }
 
-Intervention Intervention::from_last(int64_t tokens) const {
-  if (tokens < 1)
-    throw_value_error(
-        "from_last: expected at least the prompt's last token, got {}; pass 1 or more", tokens);
-  Intervention out = *this;
-  for (auto& [key, edits] : out.edits_)
-    for (Edit& edit : edits)
-      if (edit.last == 0) edit.last = tokens;
-  return out;
-}
-
-int64_t Intervention::last() const {
-  int64_t out = 0;
-  for (const auto& [key, edits] : edits_)
-    for (const Edit& edit : edits) out = std::max(out, edit.last);
-  return out;
-}
-
 std::string Intervention::digest() const {
   std::string bytes = fmt::format("{} arms\n", arms_);
   for (const auto& [key, edits] : edits_) {
@@ -233,9 +220,8 @@ std::string Intervention::digest() const {
       for (const auto& [name, tensor] : parts) {
         if (!tensor.defined()) continue;
         const at::Tensor flat = (tensor + 0.0).contiguous();  // -0 is 0
-        bytes += fmt::format("{} {} {} {}\n", site_name(static_cast<Site>(key.first)), key.second,
-                             name, tensor.size(1));
-        if (edit.last > 0) bytes += fmt::format("from the last {}\n", edit.last);
+        bytes += fmt::format("{} {} {} {} {}\n", site_name(static_cast<Site>(key.first)),
+                             key.second, name, tensor.size(1), edit.last);
         bytes.append(reinterpret_cast<const char*>(flat.data_ptr<double>()), flat.nbytes());
       }
     }
@@ -243,41 +229,23 @@ std::string Intervention::digest() const {
   return sha256(bytes).substr(0, 16);
 }
 
-void Intervention::require_fits(GridShape shape, int64_t hidden, bool residual_sites) const {
-  for (const auto& [key, edits] : edits_) {
-    const auto site = static_cast<Site>(key.first);
-    const int64_t features = edits.front().features();
-    const int64_t expected = site == Site::neuron ? shape.width : hidden;
-    if (features != expected || key.second >= shape.layers)
-      throw_value_error(
-          "steer: expected {} features per layer and layers below {}, got {} features "
-          "at layer {}; the circuit or vector belongs to another model",
-          expected, shape.layers, features, key.second);
-    if (site == Site::residual && !residual_sites)
-      throw_value_error(
-          "steer: expected a model whose residual stream was found, got one where it "
-          "was not; steer at site 'mlp_output' instead");
+Intervention Intervention::from_last(int64_t tokens) const {
+  if (tokens < 1)
+    throw_value_error(
+        "from_last: expected at least the prompt's last token, got {}; pass 1 or more", tokens);
+  Intervention out = *this;
+  for (auto& [key, edits] : out.edits_) {
+    if (key.first == kLogits) continue;  // always predicts the answer
+    for (Edit& edit : edits)
+      if (edit.last == 0) edit.last = tokens;
   }
+  return out;
 }
 
-std::vector<TapEdit> Intervention::bind(std::span<const int64_t> arm_of_row, int64_t layers,
-                                        at::ScalarType dtype, c10::Device device) const {
-  std::vector<TapEdit> out;
-  if (edits_.empty()) return out;
-  std::vector<int64_t> arms(arm_of_row.begin(), arm_of_row.end());
-  // One shared row is enough where all rows follow one arm.
-  if (std::all_of(arms.begin(), arms.end(), [&](int64_t a) { return a == arms[0]; }))
-    arms.resize(1);
-  const Intervention chosen = select(arms);
-  if (chosen.edits_.empty()) return out;
-  const auto wide = dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const auto place = [&](const at::Tensor& t) {
-    return t.defined() ? t.to(at::TensorOptions(wide).device(device)).unsqueeze(1) : at::Tensor();
-  };
-  for (const auto& [key, edits] : chosen.edits_)
-    for (const Edit& edit : edits)
-      out.push_back(
-          {key.first * layers + key.second, place(edit.scale), place(edit.shift), edit.last});
+int64_t Intervention::last() const {
+  int64_t out = 0;
+  for (const auto& [key, edits] : edits_)
+    for (const Edit& edit : edits) out = std::max(out, edit.last);
   return out;
 }
 

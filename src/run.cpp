@@ -58,7 +58,7 @@ Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
         "{}: expected batches of at least one prompt, got {} rows and {} tokens; pass "
         "a batch size of 1 or more",
         function, options.batch_rows, options.batch_tokens);
-  options.intervention.require_fits(about.shape, about.hidden, about.residual_sites);
+  options.intervention.require_fits(about.shape, about.hidden, about.residual_sites, about.vocab);
   if (!options.arm_of_prompt.empty() && options.arm_of_prompt.size() != prompts.size())
     throw_value_error(
         "{}: expected one strength per prompt ({}), got {}; pass one for each prompt, "
@@ -120,11 +120,18 @@ void Run::steer(std::span<const int64_t> rows) {
     edits_ = select(all, at::tensor(arm, at::kLong).to(info().device));
   }
   host().taps().set_edits(edits_);
+  bias_ = options_.intervention.logit_bias(arm, info().device);
 }
 
 void Run::keep_rows(const at::Tensor& rows) {
   edits_ = select(edits_, rows);
   host().taps().set_edits(edits_);
+  if (bias_.defined() && bias_.size(0) > 1) bias_ = bias_.index_select(0, rows);
+}
+
+at::Tensor Run::logits(const Step& step) {
+  at::Tensor out = host().logits(step);
+  return bias_.defined() ? out.to(at::kFloat) + bias_.to(out.device()) : out;
 }
 
 int64_t Run::end_of(int64_t row) const {

@@ -38,6 +38,8 @@ class Run {
   /// @throws OutOfMemory if the device has no room for them.
   [[nodiscard]] std::vector<at::Tensor> cache(std::span<const int64_t> rows,
                                               int64_t capacity) const;
+  /// What the model predicts, the steering of the logits included.
+  [[nodiscard]] at::Tensor logits(const Step& step);
   /// The first step of a batch; `cache` from above, `keep` indices into the new tokens.
   [[nodiscard]] Step first_step(const Batch& batch, const std::vector<at::Tensor>& cache,
                                 at::Tensor keep);
@@ -63,6 +65,7 @@ class Run {
   int64_t prefix_ = 0;
   std::map<int64_t, std::vector<TapEdit>> bound_;
   std::vector<TapEdit> edits_;            // of the batch under way
+  at::Tensor bias_;                       // of the logits, [rows or 1, 1, vocab], undefined: none
   std::vector<at::Tensor> prefix_cache_;  // [arms, heads, prefix, dim]
 };
 

@@ -78,7 +78,7 @@ void score(const char* function, Model& model, std::span<const TokenIds> sequenc
           function);
     const at::Tensor keep = at::arange(fresh - 1 - longest, fresh - 1, batch.ids.options());
     const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), keep);
-    const at::Tensor logits = run.host().logits(step).to(at::kFloat);
+    const at::Tensor logits = run.logits(step).to(at::kFloat);
     const at::Tensor place = at::arange(longest, at::kLong);
     const at::Tensor counted =
         place.ge(longest - at::tensor(lengths, at::kLong).unsqueeze(1)).to(logits.device());
@@ -191,6 +191,52 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
       out);
   const at::Tensor by_arm = out.view({n, arms, 2}).permute({2, 1, 0}).contiguous();
   return {by_arm[0], by_arm[1]};
+}
+
+at::Tensor prompt_divergence(Model& model, std::span<const TokenIds> prompts,
+                             std::span<const TokenIds> other_prompts,
+                             std::span<const TokenIds> continuations, const RunOptions& options) {
+  const std::vector<TokenIds> own = join("prompt_divergence", prompts, continuations);
+  const std::vector<TokenIds> other = join("prompt_divergence", other_prompts, continuations);
+  const std::vector<int64_t> own_ends = lengths_of(prompts), other_ends = lengths_of(other_prompts);
+  RunOptions run = options;
+  if (options.batch_rows > 0)
+    run.batch_rows = rows_that_fit(continuations, model.info().vocab, options.batch_rows);
+  if (options.batch_tokens >= 0) run.batch_tokens = std::numeric_limits<int64_t>::max();
+  const auto at_once = static_cast<size_t>(std::max<int64_t>(run.batch_rows, 1));
+  const at::Tensor out = at::zeros({static_cast<int64_t>(own.size()), 1}, at::kDouble);
+  for (size_t first = 0; first < own.size(); first += at_once) {
+    const size_t n = std::min(at_once, own.size() - first);
+    const auto start = static_cast<int64_t>(first), count = static_cast<int64_t>(n);
+    std::vector<at::Tensor> reference(n);
+    const auto each = [&](const Scored& s, const auto& take) {  // each row's [tokens, vocab]
+      std::vector<at::Tensor> numbers;
+      for (size_t r = 0; r < s.batch.rows.size(); ++r) {
+        const auto i = static_cast<size_t>(s.batch.rows[r]);
+        const auto length = static_cast<int64_t>(continuations[first + i].size());
+        numbers.push_back(take(i, s.log_p.select(0, static_cast<int64_t>(r))
+                                      .narrow(0, s.log_p.size(1) - length, length)));
+      }
+      return at::stack(numbers).unsqueeze(1);
+    };
+    const auto pass = [&](const std::vector<TokenIds>& sequences, const std::vector<int64_t>& ends,
+                          std::span<const TokenIds> asked, int64_t arm, const auto& take) {
+      const auto rows = std::span(sequences).subspan(first, n);
+      run.arm_of_prompt.assign(n, arm);
+      run.share_prefix = options.share_prefix && prefix_is_safe(asked.subspan(first, n), rows);
+      score(
+          "prompt_divergence", model, rows, std::span(ends).subspan(first, n), run,
+          [&](int64_t row) { return start + row; }, [&](const Scored& s) { return each(s, take); },
+          out.narrow(0, start, count));
+    };
+    pass(own, own_ends, prompts, 0, [&](size_t i, const at::Tensor& log_p) {
+      reference[i] = log_p.clone();
+      return at::zeros({}, log_p.options().dtype(at::kDouble));
+    });
+    pass(other, other_ends, other_prompts, options.intervention.arms() - 1,
+         [&](size_t i, const at::Tensor& log_p) { return kl_of(reference[i], log_p); });
+  }
+  return out.squeeze(1);
 }
 
 }  // namespace cna

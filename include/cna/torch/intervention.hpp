@@ -3,7 +3,7 @@
 /// It has one or several arms (strengths, or methods); each row of a batch names its arm, so a
 /// whole strength sweep runs in one batch. Edits are kept per site and layer as [arms, features].
 ///   scale by m: (m, 0)   ablate: (0, 0)   set to v: (0, v)   mean-ablate: (0, mean)
-///   add a vector v with coefficient c, at the residual stream: (1, c * v)
+///   add a vector v with coefficient c, at the residual stream or at the logits: (1, c * v)
 /// An edit acts on every token, or from the last n tokens of the prompt on (`from_last`).
 /// The paper's alpha for neuron circuits is 1 - m (arXiv 2605.12290, section 3.3).
 #pragma once
@@ -41,6 +41,10 @@ class CNA_API Intervention {
   [[nodiscard]] static Intervention add(Site site, int64_t layer, const at::Tensor& vector,
                                         std::span<const double> coefficients);
 
+  /// logits <- logits + c * bias at every place; bias is [vocab], one arm per coefficient.
+  [[nodiscard]] static Intervention bias_logits(const at::Tensor& bias,
+                                                std::span<const double> coefficients);
+
   /// First this, then `next`; both need the same number of arms, or one arm for all.
   [[nodiscard]] Intervention then(const Intervention& next) const;
   /// The same edits from the last `tokens` tokens of each prompt on, answers included: 1 is what
@@ -61,12 +65,17 @@ class CNA_API Intervention {
   /// which they were put together does not count, their numbers do to the last bit.
   [[nodiscard]] std::string digest() const;
   /// Throws ValueError if the edits do not fit a model of this shape.
-  void require_fits(GridShape shape, int64_t hidden, bool residual_sites) const;
+  void require_fits(GridShape shape, int64_t hidden, bool residual_sites, int64_t vocab = 0) const;
 
   /// Edits for rows that follow these arms; [rows or 1, 1, features] on `device`.
   /// Low precision models keep float32 edits, so that the product is rounded once.
   [[nodiscard]] std::vector<TapEdit> bind(std::span<const int64_t> arm_of_row, int64_t layers,
                                           at::ScalarType dtype, c10::Device device) const;
+
+  /// What is added to the logits of rows that follow these arms, float32 [rows or 1, 1, vocab] on
+  /// `device`; undefined: nothing.
+  [[nodiscard]] at::Tensor logit_bias(std::span<const int64_t> arm_of_row,
+                                      c10::Device device) const;
 
  private:
   struct Edit {
@@ -74,7 +83,8 @@ class CNA_API Intervention {
     int64_t last = 0;         // as in TapEdit
     [[nodiscard]] int64_t features() const { return (scale.defined() ? scale : shift).size(1); }
   };
-  using Key = std::pair<int, int64_t>;  // site, layer
+  using Key = std::pair<int, int64_t>;    // site, layer
+  static constexpr int kLogits = kSites;  // site of the logits: behind the model, no tap of a layer
 
   Edit& at_slot(Site site, int64_t layer, int64_t features, bool scaled, bool shifted);
   void drop_identities();

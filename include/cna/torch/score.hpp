@@ -31,4 +31,12 @@ struct Divergence {
                                             std::span<const TokenIds> continuations,
                                             const RunOptions& options);
 
+/// KL(reference || other) along the same continuations, mean nats per token, float64 [prompts]:
+/// what other prompts do to the predictions, for instance an instruction before each. The reference
+/// follows arm 0 of `options.intervention`, the other its last arm; `arm_of_prompt` is not used.
+[[nodiscard]] CNA_API at::Tensor prompt_divergence(Model& model, std::span<const TokenIds> prompts,
+                                                   std::span<const TokenIds> other_prompts,
+                                                   std::span<const TokenIds> continuations,
+                                                   const RunOptions& options = {});
+
 }  // namespace cna
