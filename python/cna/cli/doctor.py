@@ -12,7 +12,7 @@ from typing import Any
 from ..base.errors import first_line
 from ..hosts.model import Model
 from . import doctor_checks as look
-from .doctor_checks import Check, Patient, archive_hash, relative_difference
+from .doctor_checks import Check, Patient, archive_hash, own_package, relative_difference
 
 TEXT = "Check that a model behaves as cna expects."
 
@@ -26,7 +26,7 @@ def check(
     device: str = "cpu",
     pattern: str = "",
 ) -> list[Check]:
-    """Looks at a model in ten ways, in seconds.
+    """Looks at a model in twelve ways, in seconds.
 
     Args:
         model_or_name: a `cna.Model`, or a name that `cna.load` takes.
@@ -63,9 +63,11 @@ def check(
         return [*checks, Check("prompts", False, reason, "mend the tokenizer's files")]
     looks: dict[str, Callable[[], Check]] = {
         "one BOS": lambda: look.one_bos(p),
+        "prompts end with text": lambda: look.prompt_end(p),
         "chat template": lambda: look.chat_template(p),
         "padding sides": lambda: look.padding_sides(p),
         "EOS": lambda: look.end_token(p),
+        "layouts that agree": lambda: look.layouts(p),
         "batch equals single": lambda: look.batch_equals_single(p),
         "shared prefix equals none": lambda: look.shared_prefix(p),
         "exported equals Hugging Face": lambda: look.equals_eager(p, hf_model, why),
@@ -98,7 +100,8 @@ def _eager(name: str, model: Model) -> tuple[Any, str]:
 
 def main_doctor(name: str, *, hf_model: Any = None, device: str = "cpu", pattern: str = "") -> int:
     """Prints one line per check, with a fix for each that fails. Returns 0 if all hold, else 1."""
-    checks = check(name, hf_model, device=device, pattern=pattern)
+    checks = [one for one in (own_package(),) if not one.passed]
+    checks += check(name, hf_model, device=device, pattern=pattern)
     for one in checks:
         print(one)
     failed = sum(not c.passed for c in checks)

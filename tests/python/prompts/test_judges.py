@@ -286,7 +286,7 @@ def test_a_bad_judge_file_gives_one_clear_error(tmp_path, text, message):
 
 
 def test_a_missing_judge_file_gives_one_clear_error(tmp_path):
-    with pytest.raises(ValueError, match=r"judges\.load: expected a JSON file"):
+    with pytest.raises(FileNotFoundError, match=r"judges\.load: expected a file"):
         judges.load(tmp_path / "none.json")
 
 

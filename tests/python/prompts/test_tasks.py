@@ -171,7 +171,7 @@ def test_a_bad_task_file_gives_one_clear_error(tmp_path, name, text, message):
 
 
 def test_a_bad_folder_gives_one_clear_error(tmp_path):
-    with pytest.raises(ValueError, match=r"without positive\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"without positive\.txt"):
         tasks.load(tmp_path)
     for label in ("positive", "negative", "evaluation"):
         write(tmp_path / f"{label}.txt", label)
@@ -183,9 +183,9 @@ def test_a_bad_folder_gives_one_clear_error(tmp_path):
 def test_an_unknown_name_lists_the_names_and_the_closest():
     with pytest.raises(ValueError, match=r"'capitals', 'subject-verb'.*did you mean 'capitals'"):
         tasks.load("capital")
-    with pytest.raises(ValueError, match="check the path"):
+    with pytest.raises(FileNotFoundError, match="check the path"):
         tasks.load("zzz/qqq")
-    with pytest.raises(ValueError, match=r"expected a file, got .*no such file"):
+    with pytest.raises(FileNotFoundError, match=r"expected a .csv file, .*no such file"):
         tasks.load("missing.csv")
     with pytest.raises(ValueError, match="expected a name or a path, got 3"):
         tasks.load(3)  # type: ignore[arg-type]
