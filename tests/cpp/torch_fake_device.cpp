@@ -29,10 +29,10 @@ const c10::Device kCpu(c10::kCPU);
 // Ids that both models know; all share a prefix.
 const std::vector<TokenIds> kPrompts = {{17, 18, 3, 1, 4, 1, 5},
                                         {17, 18, 9},
-                                        {17, 18, 2, 6, 5, 3, 5, 8, 9},
-                                        {17, 18, 7, 9},
+                                        {17, 18, 2, 6, 5, 3, 5, 8, 0},
+                                        {17, 18, 7, 10},
                                         {17, 18, 13, 2, 3, 8, 4, 6},
-                                        {17, 18, 2, 6},
+                                        {17, 18, 2, 12},
                                         {17, 18, 16, 4, 3}};
 const std::vector<TokenIds> kContinuations = {{5, 9, 2}, {6},    {7, 7}, {1, 8, 2, 8},
                                               {10},      {4, 5}, {9}};
@@ -43,7 +43,7 @@ const bool kOneThread = (at::set_num_threads(1), true);
 /// The tiny TorchScript model; `constants` gives its graph a constant tensor and a constant device,
 /// as a traced one has.
 struct ScriptFile {
-  explicit ScriptFile(bool constants) : weights(3) {
+  explicit ScriptFile(bool constants) : weights(10) {
     namespace jit = ::torch::jit;
     jit::Module module = tiny_module(weights);
     if (constants) {
@@ -102,6 +102,13 @@ RunOptions steered(const ModelInfo& info) {
   run.intervention = arms_of(info);
   for (size_t i = 0; i < kPrompts.size(); ++i)
     run.arm_of_prompt.push_back(static_cast<int64_t>(i % 3));
+  return run;
+}
+
+RunOptions batches_of(int64_t rows, int64_t tokens = 0) {
+  RunOptions run;
+  run.batch_rows = rows;
+  run.batch_tokens = tokens;
   return run;
 }
 
@@ -456,11 +463,9 @@ TEST_CASE("budget: rows that end upload their places, not the edits") {
 TEST_CASE("budget: edits go to the device once in a run, whatever the batches") {
   Model model = fixtures()[2].make();
   model.to(fake(1));
-  const RunOptions plain{.batch_rows = 1}, arms = [&] {
-    RunOptions run = steered(model.info());
-    run.batch_rows = 1;
-    return run;
-  }();
+  const RunOptions plain = batches_of(1);
+  RunOptions arms = steered(model.info());
+  arms.batch_rows = 1;
   // Every row is a batch of its own and follows one of three arms.
   const auto uploaded = [&](const RunOptions& run) {
     return counted([&] { (void)last_logits(model, kPrompts, run); }).bytes_uploaded;
@@ -506,7 +511,7 @@ TEST_CASE("budget: the universal filter leaves activations on the device") {
     for (int i = 0; i < 4; ++i) prompts.insert(prompts.end(), kPrompts.begin(), kPrompts.end());
     const auto rows = static_cast<int64_t>(prompts.size());
     const FakeCounts counts =
-        counted([&] { (void)count_universal(model, prompts, 0.1, {.batch_rows = 8}); });
+        counted([&] { (void)count_universal(model, prompts, 0.1, batches_of(8)); });
     // One count per neuron, and one flag per prompt and layer: is it finite?
     CHECK(counts.bytes_read <= 8 * model.shape().size() + rows * model.shape().layers);
     CHECK(counts.reads <= rows + 1);
@@ -538,6 +543,6 @@ TEST_CASE("batches: few and large where a batch costs much, small where it does 
   CHECK(batches(model, {}) == 2);  // long ones apart from short ones
   model.to(fake(1));
   CHECK(batches(model, {}) == 1);
-  CHECK(batches(model, {.batch_rows = 5}) == 3);
-  CHECK(batches(model, {.batch_tokens = 40}) >= 7);
+  CHECK(batches(model, batches_of(5)) == 3);
+  CHECK(batches(model, batches_of(64, 40)) >= 7);
 }
