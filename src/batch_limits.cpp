@@ -30,15 +30,29 @@ BatchCost accelerator(const ModelInfo& model) {
   return {reading + static_cast<int64_t>(launches / std::max(weights, 1.0)), 16384};
 }
 
+/// Keys and values of one batch: a long shared prefix is copied into every row.
+constexpr int64_t kCacheBytes = int64_t{4} << 30;
+
+int64_t cache_places(const ModelInfo& info) {
+  int64_t bytes = 0;
+  for (const CacheShape& layer : info.cache)
+    bytes += layer.heads * (layer.key_dim + layer.value_dim) *
+             static_cast<int64_t>(c10::elementSize(info.dtype));
+  return bytes > 0 ? std::max<int64_t>(1, kCacheBytes / bytes) : 0;
+}
+
 }  // namespace
 
-BatchLimits batch_limits(const ModelInfo& model, const RunOptions& options, bool generates) {
+BatchLimits batch_limits(const ModelInfo& model, const RunOptions& options, int64_t room) {
+  const bool generates = room > 0;
   const BatchCost cost = model.device.is_cpu() ? kCpu : accelerator(model);
   BatchLimits limits;
   // Files traced elsewhere often hold the batch size of their example: one prompt at a time.
   limits.rows = model.has_cache() ? options.batch_rows : 1;
   limits.tokens = options.batch_tokens > 0 ? options.batch_tokens : generates ? 16384 : cost.tokens;
   limits.overhead = generates ? 0 : cost.overhead;
+  limits.places = cache_places(model);
+  limits.room = room;
   return limits;
 }
 

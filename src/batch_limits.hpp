@@ -6,8 +6,8 @@
 
 namespace cna {
 
-/// Limits for `make_batches`. @param generates  rows stay together for many steps.
+/// Limits for `make_batches`. @param room  tokens that will follow each prompt.
 [[nodiscard]] BatchLimits batch_limits(const ModelInfo& model, const RunOptions& options,
-                                       bool generates);
+                                       int64_t room);
 
 }  // namespace cna

@@ -7,6 +7,8 @@
 #include <random>
 
 #include "cna/error.hpp"
+#include "cna/torch/tap.hpp"
+#include "finite.hpp"
 #include "run.hpp"
 #include "step_error.hpp"
 
@@ -39,7 +41,7 @@ class Sampler {
   }
   void move(size_t to, size_t from) { streams_[to] = streams_[from]; }
 
-  /// The next token of each row, int64 [rows], on the device of the logits.
+  /// The next token of each row, -1 where the logits mean nothing: int64 [rows], on the device.
   at::Tensor next(const at::Tensor& logits) {
     at::Tensor chosen;
     if (options_.temperature == 0.0) {
@@ -48,7 +50,9 @@ class Sampler {
       const int64_t vocab = logits.size(-1);
       const int64_t k = options_.top_k > 0 ? std::min(options_.top_k, vocab) : vocab;
       const auto [scores, order] = at::topk(logits.to(at::kFloat), k, -1);
-      at::Tensor mass = (scores / options_.temperature).softmax(-1).to(at::kDouble).cumsum(-1);
+      // The largest is subtracted first: a temperature near 0 must not overflow.
+      const at::Tensor below = (scores - scores.narrow(-1, 0, 1)).to(at::kDouble);
+      at::Tensor mass = (below / options_.temperature).softmax(-1).cumsum(-1);
       at::Tensor draw = at::empty({logits.size(0), 1}, at::kDouble);
       for (int64_t row = 0; row < logits.size(0); ++row)
         draw.data_ptr<double>()[row] =
@@ -59,7 +63,7 @@ class Sampler {
           at::searchsorted(mass, draw.to(logits.device()) * mass.gather(1, cut)).clamp_max(k - 1);
       chosen = order.gather(1, pick).squeeze(1);
     }
-    return chosen;
+    return chosen.masked_fill(meaningless(logits), -1);
   }
 
  private:
@@ -85,14 +89,22 @@ class Decoder {
   std::span<const int64_t> rows() const { return rows_; }
 
   /// Runs one step; returns the next token of every row still in the batch.
-  std::vector<int64_t> step() {
+  /// @param number  of the answer's tokens, from 0
+  std::vector<int64_t> step(int64_t number) {
     const auto rows = static_cast<int64_t>(rows_.size());
     const at::Tensor keep = at::full({1}, ids_.size(1) - 1, ids_.options());
     const Step step{ids_, mask_.narrow(0, 0, rows).narrow(1, 0, total_), positions_, keep,
                     view_cache(cache_, rows, total_)};
+    if (number == 0 || !run_.info().has_cache())
+      run_.place(rows_, positions_);
+    else
+      run_.host().taps().set_places({});  // new tokens stand behind every prompt
     chosen_ = sampler_.next(run_.host().logits(step).select(1, 0)).to(ids_.device());
     const at::Tensor host = chosen_.to(at::kCPU).contiguous();  // the only wait of a step
-    return {host.data_ptr<int64_t>(), host.data_ptr<int64_t>() + host.numel()};
+    const std::span<const int64_t> tokens(host.data_ptr<int64_t>(), rows_.size());
+    for (size_t i = 0; i < tokens.size(); ++i)
+      if (tokens[i] < 0) throw_meaningless("generate", rows_[i], number);
+    return {tokens.begin(), tokens.end()};
   }
 
   /// Takes the tokens in, drops the rows that ended, and gets ready for the next step. Tokens and
@@ -162,7 +174,7 @@ std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
     Decoder decoder(run, batch, generation);
     for (int64_t n = 1; n <= generation.max_new_tokens && !decoder.done(); ++n) {
       run.report(before + n - 1, total);
-      const std::vector<int64_t> tokens = decoder.step();
+      const std::vector<int64_t> tokens = decoder.step(n - 1);
       std::vector<bool> ended(tokens.size());
       for (size_t i = 0; i < tokens.size(); ++i) {
         ended[i] = std::find(eos.begin(), eos.end(), tokens[i]) != eos.end();
@@ -189,7 +201,11 @@ at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts,
     run.steer(batch.rows);
     const at::Tensor last = at::full({1}, batch.ids.size(1) - 1, batch.ids.options());
     const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), last);
-    const at::Tensor logits = run.host().logits(step).select(1, 0).to(at::kCPU, at::kFloat);
+    const at::Tensor here = run.host().logits(step).select(1, 0);
+    const at::Tensor bad = meaningless(here).to(at::kCPU);
+    const at::Tensor logits = here.to(at::kCPU, at::kFloat);
+    for (size_t i = 0; i < batch.rows.size(); ++i)
+      if (bad.data_ptr<bool>()[i]) throw_meaningless("logits", batch.rows[i], 0);
     if (!out.defined()) {
       c10::InferenceMode off(false);  // the caller's own tensor: it may be changed, or learned from
       out = at::empty({static_cast<int64_t>(prompts.size()), logits.size(1)}, at::kFloat);

@@ -26,7 +26,7 @@ void require_finite(const std::vector<Recorded>& parts, std::span<const int64_t>
   if (good.all().item<bool>()) return;
   // The first prompt that went wrong, and the first layer where it did.
   const at::Tensor first = good.logical_not().t().nonzero()[0];
-  throw_error(
+  throw_as<NonFinite>(
       "record: expected finite activations, got NaN or infinity at prompt {}, layer {}; use a "
       "wider dtype (float32 or bfloat16)",
       rows[static_cast<size_t>(first[0].item<int64_t>())],

@@ -25,12 +25,14 @@ std::vector<TapEdit> select(const std::vector<TapEdit>& edits, const at::Tensor&
 }  // namespace
 
 Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
-         const RunOptions& options, int64_t room)
+         const RunOptions& options, int64_t room, std::span<const int64_t> ends)
     : model_(model),
       turn_(model.take_turn(function)),
       prompts_(prompts),
       options_(options),
-      room_(room) {
+      room_(room),
+      ends_(ends),
+      last_(options.intervention.last()) {
   const ModelInfo& about = info();
   require_prompts(function, prompts, about.vocab, about.max_positions, room);
   if (options.batch_rows < 1 || options.batch_tokens < 0)
@@ -54,6 +56,7 @@ Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
     compute_prefix();
   } catch (...) {
     host().taps().set_edits({});
+    host().taps().set_places({});
     host().taps().poll = nullptr;
     throw;
   }
@@ -61,6 +64,7 @@ Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
 
 Run::~Run() {
   host().taps().set_edits({});
+  host().taps().set_places({});
   host().taps().record({});
   host().taps().poll = nullptr;
 }
@@ -105,8 +109,20 @@ void Run::keep_rows(const at::Tensor& rows) {
   host().taps().set_edits(edits_);
 }
 
+int64_t Run::end_of(int64_t row) const {
+  const auto i = static_cast<size_t>(row);
+  return ends_.empty() ? static_cast<int64_t>(prompts_[i].size()) : ends_[i];
+}
+
+void Run::place(std::span<const int64_t> rows, const at::Tensor& positions) {
+  if (last_ == 0) return;
+  at::Tensor ends = at::empty({static_cast<int64_t>(rows.size()), 1}, at::kLong);
+  for (size_t i = 0; i < rows.size(); ++i) ends.data_ptr<int64_t>()[i] = end_of(rows[i]);
+  host().taps().set_places(ends.to(positions.device()) - positions);
+}
+
 std::vector<Batch> Run::batches() const {
-  return make_batches(prompts_, prefix_, batch_limits(info(), options_, room_ > 0), info().device);
+  return make_batches(prompts_, prefix_, batch_limits(info(), options_, room_), info().device);
 }
 
 void Run::compute_prefix() {
@@ -114,6 +130,9 @@ void Run::compute_prefix() {
   if (!options_.share_prefix || !info().has_cache()) return;
   if (static_cast<int64_t>(prompts_.size()) <= arms) return;
   prefix_ = common_prefix(prompts_);
+  // Tokens that are steered apart are not shared: they stand at another place in each prompt.
+  for (size_t i = 0; last_ > 0 && i < prompts_.size(); ++i)
+    prefix_ = std::clamp<int64_t>(end_of(static_cast<int64_t>(i)) - last_, 0, prefix_);
   if (prefix_ == 0) return;
   c10::InferenceMode guard;
   const auto longs = at::TensorOptions(at::kLong).device(info().device);
@@ -132,6 +151,7 @@ void Run::compute_prefix() {
   std::iota(rows.begin(), rows.end(), int64_t{0});
   step.cache = cache(rows, prefix);
   host().taps().set_edits(bound(arms == 1 ? 0 : kAllArms));
+  if (last_ > 0) host().taps().set_places(at::full({arms, prefix}, last_ + 1, longs));
   host().run_to_last_tap(step);
   prefix_cache_ = step.cache;
   prefix_ = prefix;
@@ -166,8 +186,8 @@ std::vector<at::Tensor> Run::cache(std::span<const int64_t> rows, int64_t capaci
   return out;
 }
 
-Step Run::first_step(const Batch& batch, const std::vector<at::Tensor>& cache,
-                     at::Tensor keep) const {
+Step Run::first_step(const Batch& batch, const std::vector<at::Tensor>& cache, at::Tensor keep) {
+  place(batch.rows, batch.positions);
   const auto rows = static_cast<int64_t>(batch.rows.size());
   return {batch.ids, batch.mask, batch.positions, std::move(keep),
           view_cache(cache, rows, batch.mask.size(1))};

@@ -16,8 +16,9 @@ namespace cna {
 class Run {
  public:
   /// @param room  tokens that will follow each prompt, for the length check.
+  /// @param ends  tokens of each row that are its prompt, where an answer follows; empty: all.
   Run(const char* function, Model& model, std::span<const TokenIds> prompts,
-      const RunOptions& options, int64_t room = 0);
+      const RunOptions& options, int64_t room = 0, std::span<const int64_t> ends = {});
   ~Run();
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
@@ -39,19 +40,24 @@ class Run {
                                               int64_t capacity) const;
   /// The first step of a batch; `cache` from above, `keep` indices into the new tokens.
   [[nodiscard]] Step first_step(const Batch& batch, const std::vector<at::Tensor>& cache,
-                                at::Tensor keep) const;
+                                at::Tensor keep);
+  /// Tells the taps where the tokens of the next step stand, [rows, new] positions in their rows.
+  void place(std::span<const int64_t> rows, const at::Tensor& positions);
   void report(int64_t done, int64_t total) const;
 
  private:
   void compute_prefix();
   /// Edits of one arm for all rows, or of all arms in their order; uploaded once in a run.
   const std::vector<TapEdit>& bound(int64_t arm);
+  [[nodiscard]] int64_t end_of(int64_t row) const;
 
   Model& model_;
   Model::Turn turn_;
   std::span<const TokenIds> prompts_;
   const RunOptions& options_;
   int64_t room_;
+  std::span<const int64_t> ends_;
+  int64_t last_;  // tokens at a prompt's end that an edit treats apart; 0: none does
   int64_t prefix_ = 0;
   std::map<int64_t, std::vector<TapEdit>> bound_;
   std::vector<TapEdit> edits_;            // of the batch under way

@@ -57,6 +57,8 @@ void bind_steering(py::module_& m) {
           "select",
           [](const Intervention& i, const std::vector<int64_t>& arms) { return i.select(arms); },
           py::arg("arms"), "The chosen arms, in that order.")
+      .def("from_last", &Intervention::from_last, py::arg("tokens"),
+           "The same from the last `tokens` tokens of each prompt on, answers included.")
       .def_property_readonly("arms", &Intervention::arms)
       .def_property_readonly("is_identity", &Intervention::is_identity);
 }

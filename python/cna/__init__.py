@@ -24,7 +24,7 @@ if torch.__version__.split(".")[:2] != _built_against.split(".")[:2]:
     )
 
 from . import _core, analysis, prompts
-from ._core import Circuit, Intervention, Neuron, Overlap, compare
+from ._core import Circuit, Intervention, Neuron, NonFiniteError, Overlap, compare
 from .base.names import PLACES, register
 from .circuits import (
     SteeringVector,
@@ -70,6 +70,7 @@ __all__ = [
     "Intervention",
     "Model",
     "Neuron",
+    "NonFiniteError",
     "Overlap",
     "Reproduction",
     "SteeringVector",

@@ -6,7 +6,7 @@ import collections.abc
 import os
 import torch
 import typing
-__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
+__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'NonFiniteError', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
 class Neuron:
     """
     One MLP neuron: a place in the model and its signed contrast.
@@ -36,6 +36,10 @@ class Neuron:
         """
         Layer, counted from 0.
         """
+class NonFiniteError(RuntimeError):
+    """
+    A model's numbers overflowed, so that nothing can be read off them.
+    """
 class Overlap:
     """
     How two circuits of one model overlap.
@@ -192,6 +196,10 @@ class Intervention:
         """
     def __init__(self, arms: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
         ...
+    def from_last(self, tokens: typing.SupportsInt | typing.SupportsIndex) -> Intervention:
+        """
+        The same from the last `tokens` tokens of each prompt on, answers included.
+        """
     def select(self, arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> Intervention:
         """
         The chosen arms, in that order.

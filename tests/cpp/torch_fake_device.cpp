@@ -88,12 +88,14 @@ Circuit circuit_of(GridShape shape) {
   return Circuit(shape, {{0, 3, 4.0}, {1, 7, -3.0}, {1, 10, 2.0}, {0, 11, -1.0}, {1, 0, 0.5}});
 }
 
-/// Arms that change neurons of both layers and the residual stream of one.
+/// Arms that change neurons of both layers, the residual stream of one, and the MLP's output of one
+/// from the prompt's last two tokens on.
 Intervention arms_of(const ModelInfo& info) {
   const std::vector<double> m = {1.0, 0.0, -2.0}, c = {0.0, 1.0, -1.0};
+  const at::Tensor vector = at::linspace(-1.0, 1.0, info.hidden, at::kDouble);
   return Intervention::scale(circuit_of(info.shape), m)
-      .then(Intervention::add(Site::residual, 1, at::linspace(-1.0, 1.0, info.hidden, at::kDouble),
-                              c));
+      .then(Intervention::add(Site::residual, 1, vector, c))
+      .then(Intervention::add(Site::mlp_output, 0, vector.flip(0), c).from_last(2));
 }
 
 RunOptions steered(const ModelInfo& info) {
@@ -433,7 +435,7 @@ TEST_CASE("budget: a decoding step waits once, uploads nothing, and starts few k
   const FakeCounts arms = per_step(model, {}, run);
   CHECK(arms.reads <= 1);
   CHECK(arms.uploads == 0);
-  CHECK(arms.kernels <= greedy.kernels + 3);  // two layers' neurons times, one stream plus
+  CHECK(arms.kernels <= greedy.kernels + 4);  // two products and two sums
 }
 
 TEST_CASE("budget: rows that end upload their places, not the edits") {
@@ -474,7 +476,7 @@ TEST_CASE("budget: edits go to the device once in a run, whatever the batches") 
   const auto uploaded = [&](const RunOptions& run) {
     return counted([&] { (void)last_logits(model, kPrompts, run); }).bytes_uploaded;
   };
-  const int64_t once = 3 * 4 * (2 * LiveModel::kWidth + LiveModel::kHidden);
+  const int64_t once = 3 * 4 * 2 * (LiveModel::kWidth + LiveModel::kHidden);
   const int64_t numbers_of_arms = 8 * 2 * 3 + 8 * static_cast<int64_t>(kPrompts.size());
   // All arms for the prefix, and each arm for batches of its own.
   CHECK(uploaded(arms) <= uploaded(plain) + 2 * once + 2 * numbers_of_arms);

@@ -14,7 +14,8 @@
 namespace cna {
 
 /// Sum of log probabilities of each continuation, in nats, float64 [rows].
-/// @throws ValueError if a continuation is empty or the lists differ in length.
+/// @throws ValueError if a continuation is empty or the lists differ in length; NonFinite, with
+///         prompt and token, where the logits overflowed.
 [[nodiscard]] CNA_API at::Tensor log_likelihood(Model& model, std::span<const TokenIds> prompts,
                                                 std::span<const TokenIds> continuations,
                                                 const RunOptions& options = {});

@@ -19,6 +19,18 @@ from .devices import require_device
 from .tokens import Prompts
 
 
+def at_positions(intervention: _core.Intervention, positions: str | int) -> _core.Intervention:
+    """The intervention at the positions that `Model.steer` knows."""
+    if isinstance(positions, str) and positions in ("all", "answer"):
+        return intervention if positions == "all" else intervention.from_last(1)
+    if isinstance(positions, int) and not isinstance(positions, bool) and positions >= 1:
+        return intervention.from_last(positions)
+    raise ValueError(
+        f"steer: expected positions 'all', 'answer' or a number of last prompt tokens, got "
+        f"{positions!r}; choose one"
+    )
+
+
 class Model:
     """A language model whose MLP neurons can be recorded and steered.
 
@@ -101,7 +113,13 @@ class Model:
     # --- steering ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def steer(self, what: Any, multiplier: float | Sequence[float] = 0.0) -> Iterator[Model]:
+    def steer(
+        self,
+        what: Any,
+        multiplier: float | Sequence[float] = 0.0,
+        *,
+        positions: str | int = "all",
+    ) -> Iterator[Model]:
         """Steers everything inside the `with` block: a <- multiplier * a at the circuit's neurons.
 
         Args:
@@ -110,10 +128,14 @@ class Model:
                 coefficient c in x <- x + c * v.
             multiplier: 0 ablates, 1 is the model itself bit for bit, 2 amplifies, negative reverses.
                 A sequence gives one strength per prompt. The paper's alpha is 1 - multiplier.
+            positions: which tokens are steered. "all"; "answer": every answer token, and the last
+                prompt token, which the first one is predicted from; a number n: the last n prompt
+                tokens and the answer.
         Raises:
-            ValueError: a circuit of another shape, or a strength that is not finite.
+            ValueError: a circuit of another shape, a strength that is not finite, or other positions.
         """
-        entry = self._as_intervention(what, multiplier)
+        intervention, arms = self._as_intervention(what, multiplier)
+        entry = at_positions(intervention, positions), arms
         stack: list[tuple[_core.Intervention, list[int] | None]] = self._stack()
         stack.append(entry)
         try:
