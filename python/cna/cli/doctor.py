@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def check(
     *,
     device: str = "cpu",
     pattern: str = "",
+    system: str | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[Check]:
     """Looks at a model in twelve ways, in seconds.
 
@@ -32,6 +35,7 @@ def check(
         model_or_name: a `cna.Model`, or a name that `cna.load` takes.
         hf_model: the Hugging Face model to compare with; by default the one behind the name,
             where it can be loaded.
+        system, template_kwargs: of the chat template, where a name is opened; see `cna.load`.
     Returns:
         One `Check` per property; a model that cannot be opened gives the failed ones only.
     """
@@ -45,7 +49,7 @@ def check(
         if not checks[0].passed:  # opening it would run it
             return checks
         try:
-            model = _open(model_or_name, device, pattern)
+            model = _open(model_or_name, device, pattern, system, template_kwargs)
         except (ValueError, RuntimeError, OSError) as error:
             reason = first_line(error)
             return [
@@ -82,11 +86,18 @@ def check(
     return checks
 
 
-def _open(name: str | os.PathLike[str], device: str, pattern: str) -> Model:
+def _open(
+    name: str | os.PathLike[str],
+    device: str,
+    pattern: str,
+    system: str | None,
+    template_kwargs: Mapping[str, Any] | None,
+) -> Model:
     from .. import load
 
+    chat = {"system": system, "template_kwargs": template_kwargs}
     # The hash is a check of its own.
-    return load(name, device=device, pattern=pattern, verify=False)
+    return load(name, device=device, pattern=pattern, verify=False, **chat)  # type: ignore[arg-type]
 
 
 def _eager(name: str, model: Model) -> tuple[Any, str]:
@@ -98,9 +109,9 @@ def _eager(name: str, model: Model) -> tuple[Any, str]:
         return None, first_line(error)
 
 
-def main_doctor(name: str, *, hf_model: Any = None, device: str = "cpu", pattern: str = "") -> int:
+def main_doctor(name: str, *, hf_model: Any = None, **options: Any) -> int:
     """Prints one line per check, with a fix for each that fails. Returns 0 if all hold, else 1."""
-    checks = check(name, hf_model, device=device, pattern=pattern)
+    checks = check(name, hf_model, **options)
     for one in checks:
         print(one)
     failed = sum(not c.passed for c in checks)
@@ -113,7 +124,25 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="smollm2, a Hugging Face id or folder, or an export")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
+    parser.add_argument("--system", help="a system message in front of every prompt")
+    parser.add_argument(
+        "--template-kwargs",
+        type=_template_kwargs,
+        metavar="JSON",
+        help='further arguments of the chat template, such as \'{"date_string": "26 Jul 2024"}\'',
+    )
+
+
+def _template_kwargs(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
+    return values
 
 
 def run(args: argparse.Namespace) -> int:
-    return main_doctor(args.model, device=args.device, pattern=args.pattern)
+    names = ("device", "pattern", "system", "template_kwargs")
+    return main_doctor(args.model, **{name: getattr(args, name) for name in names})

@@ -22,7 +22,9 @@ from ..base.errors import first_line
 from ..base.files import file_sha256
 from ..hosts.layouts import limits
 from ..hosts.model import Model
+from ..hosts.plain import Plain, probes
 from ..hosts.tokens import appended_tokens, chat_text
+from ..hosts.windows import affordable, longest_window
 
 SUBJECTS = (
     "the sea",
@@ -234,15 +236,18 @@ def equals_eager(p: Patient, hf_model: Any, why: str) -> Check:
     name = "exported equals Hugging Face"
     if hf_model is None:
         return _skip(name, why)
-    rows = []
-    with torch.inference_mode():
-        for ids in p.ids:
-            tokens = torch.tensor([ids], device=hf_model.device)
-            rows.append(hf_model(input_ids=tokens).logits[0, -1].float().cpu())
-    fix = "export the model again from these weights"
     if hf_model.dtype != p.model.dtype:
         return _skip(name, f"dtypes differ: {hf_model.dtype} against {p.model.dtype}")
-    return _close(p, name, p.alone(), torch.stack(rows), fix)
+    plain = Plain(hf_model, [*p.ids, *_beyond_the_window(hf_model)], keep=1)
+    got = p.model.core.logits(plain.prompts, batch_rows=1, share_prefix=False).float()
+    fix = "export the model again from these weights"
+    return _close(p, name, got, torch.cat(plain.logits), fix)
+
+
+def _beyond_the_window(hf_model: Any) -> list[list[int]]:
+    """A prompt that exceeds the sliding window, where a pass of that length is cheap."""
+    window = longest_window(hf_model)
+    return probes(hf_model, window + 5)[:1] if 0 < window + 5 <= affordable(hf_model) else []
 
 
 def zero_neurons(p: Patient) -> Check:
