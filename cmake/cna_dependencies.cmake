@@ -39,6 +39,10 @@ else()
     message(FATAL_ERROR
       "cna: expected an installed PyTorch, found none; install it and build in the same environment:\n"
       "  pip install torch\n  pip install .\n"
+      "If it is installed there, the build ran in an environment of its own (uv, build, pipx); build in "
+      "yours:\n"
+      "  pip install scikit-build-core cmeel-eigen nlohmann-json\n"
+      "  pip install --no-build-isolation .\n"
       "From CMake alone, pass -DCNA_TORCH_ROOT=<site-packages>/torch.\n"
       "For the core without models, pass -DCNA_TORCH=OFF.")
   endif()

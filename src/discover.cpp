@@ -54,7 +54,7 @@ Provenance detail::discovery_provenance(const ModelInfo& model, int64_t k, int64
       {"cna_version", json_string(version)},
       {"model_id", json_string(model.id)},
       {"weights_hash", json_string(model.weights_hash)},
-      {"dtype", json_string(c10::toString(model.dtype))},
+      {"dtype", json_string(c10::getDtypeNames(model.dtype).first)},
       {"k", fmt::format("{}", k)},
       {"fraction", options.k ? "null" : fmt::format("{}", options.fraction)},
       {"ranking", options.rank_by_effect_size ? "\"effect_size\"" : "\"mean_difference\""},

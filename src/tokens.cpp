@@ -57,12 +57,15 @@ namespace {
 
 /// Ends of the batches, for lengths in descending order. A batch costs rows * longest + overhead;
 /// the cheapest cut is found by dynamic programming over where the last batch begins.
-std::vector<size_t> cut(const std::vector<int64_t>& lengths, const BatchLimits& limits) {
+std::vector<size_t> cut(const std::vector<int64_t>& lengths, int64_t prefix,
+                        const BatchLimits& limits) {
   const size_t n = lengths.size();
   const auto fits = [&](size_t from, size_t to) {
     const auto rows = static_cast<int64_t>(to - from);
     if (!limits.padding && lengths[from] != lengths[to - 1]) return false;
-    return rows == 1 || (rows <= limits.rows && rows * lengths[from] <= limits.tokens);
+    const int64_t places = rows * (prefix + lengths[from] + limits.room);
+    return rows == 1 || (rows <= limits.rows && rows * lengths[from] <= limits.tokens &&
+                         (limits.places == 0 || places <= limits.places));
   };
   std::vector<size_t> ends;
   if (limits.overhead == 0) {
@@ -103,7 +106,7 @@ std::vector<Batch> make_batches(std::span<const TokenIds> prompts, int64_t prefi
   for (const int64_t row : order) lengths.push_back(length(row));
   std::vector<Batch> out;
   size_t from = 0;
-  for (const size_t to : cut(lengths, limits)) {
+  for (const size_t to : cut(lengths, prefix, limits)) {
     const int64_t longest = lengths[from];
     const auto rows = static_cast<int64_t>(to - from);
     Batch batch;

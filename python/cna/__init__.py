@@ -19,12 +19,13 @@ from ._build import torch_version as _built_against
 
 if torch.__version__.split(".")[:2] != _built_against.split(".")[:2]:
     raise ImportError(
-        f"cna: expected PyTorch {_built_against} as built, got {torch.__version__}; rebuild it: "
-        "pip install --no-build-isolation --force-reinstall --no-deps cna"
+        f"cna: expected PyTorch {_built_against} as built, got {torch.__version__}; rebuild it in its "
+        "source folder: pip install --no-build-isolation --force-reinstall --no-deps . (the "
+        "distribution is cna-neurons; the index's cna is another project)"
     )
 
 from . import _core, analysis, prompts
-from ._core import Circuit, Intervention, Neuron, Overlap, compare
+from ._core import Circuit, Intervention, Neuron, NonFiniteError, Overlap, compare
 from .base.names import PLACES, register
 from .circuits import (
     SteeringVector,
@@ -70,6 +71,7 @@ __all__ = [
     "Intervention",
     "Model",
     "Neuron",
+    "NonFiniteError",
     "Overlap",
     "Reproduction",
     "SteeringVector",

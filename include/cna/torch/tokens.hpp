@@ -47,6 +47,10 @@ struct BatchLimits {
   /// What a further batch costs, in tokens; the cut then minimises padding plus this. 0: as few
   /// batches as the limits allow, for generation, where rows stay together for many steps.
   int64_t overhead = 0;
+  /// Tokens that may have keys and values at once, those of the shared prefix and of the answers
+  /// counted in every row; one row always fits. 0: no limit.
+  int64_t places = 0;
+  int64_t room = 0;     ///< tokens that will follow each prompt
   bool padding = true;  ///< false: only prompts of equal length share a batch
 };
 

@@ -1,7 +1,10 @@
-"""Checks of numbers that a user gives, with messages that say what to do."""
+"""Checks of numbers and arguments that a user gives, with messages that say what to do."""
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -21,3 +24,18 @@ def whole_number(value: Any, least: int, name: str, function: str) -> int:
             "choose another"
         )
     return int(value)
+
+
+def require_known(function: str, unknown: Iterable[str], takes: Callable[..., Any]) -> None:
+    """ValueError for arguments that `takes` caught in its **kwargs: misspelt, or another's."""
+    for name in sorted(unknown):
+        known = [
+            known
+            for known, p in inspect.signature(takes).parameters.items()
+            if p.kind is not p.VAR_KEYWORD and known != "self"
+        ]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else "leave it out"
+        raise ValueError(
+            f"{function}: expected arguments among {', '.join(known)}, got '{name}'; {hint}"
+        )

@@ -98,3 +98,15 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def require_file(path: Path, function: str) -> None:
+    """Raises FileNotFoundError where nothing is, ValueError where a folder is."""
+    if path.is_dir():
+        raise ValueError(
+            f"{function}: expected a file, got {str(path)!r} (a folder); check the path"
+        )
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{function}: expected a file, got {str(path)!r} (no such file); check the path"
+        )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 from tqdm.auto import tqdm
 
+_IN_NOTEBOOK = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
+
 
 @contextlib.contextmanager
 def bar(
@@ -16,7 +18,11 @@ def bar(
     if not show:
         yield None
         return
-    with tqdm(desc=title, unit=unit, delay=2.0, leave=False, dynamic_ncols=True) as line:
+    # None: only where a terminal shows it. A log would keep every state of the bar.
+    quiet = False if _IN_NOTEBOOK else None
+    with tqdm(
+        desc=title, unit=unit, delay=2.0, leave=False, dynamic_ncols=True, disable=quiet
+    ) as line:
 
         def update(done: int, total: int) -> None:
             line.total = total

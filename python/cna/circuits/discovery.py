@@ -6,7 +6,9 @@ from .. import _core
 from ..base.progress import bar
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
+from .form import are_ids, chat_of_ids, require_difference
 from .provenance import with_prompt_provenance
+from .selection import require_ranking, select
 from .size import circuit_size
 from .universal import UniversalNeurons, universal_filter, universal_neurons
 
@@ -38,26 +40,32 @@ def discover(
             `cna.universal_neurons`.
         ranking: "mean_difference", or "effect_size" (delta over the pooled standard deviation).
     Raises:
-        ValueError: bad prompts, fraction outside (0, 1], or k beyond the grid.
+        ValueError: bad prompts, two sets that the model sees alike, fraction outside (0, 1], k
+            beyond the grid, or an unknown ranking.
         RuntimeError: NaN or infinity in the activations.
+
+    Inside `with model.steer(...)` the steered model is looked at; the circuit's provenance says so.
+    Of prompts as token ids, universal neurons are counted on chat prompts where the ids begin and
+    end as the chat template writes them, else on raw text. Warns where all deltas are at rounding.
     """
     circuit_size((model.n_layers, model.width), fraction, k)
+    require_ranking(ranking)
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
+    require_difference(*sides)
+    ids = are_ids(positive) and are_ids(negative)
+    form = chat_of_ids(model, *sides) if ids and chat is None else chat
     removed = universal_filter(
         universal,
-        lambda: universal_neurons(model, chat=chat, batch_size=batch_size, progress=progress),
+        lambda: universal_neurons(model, chat=form, batch_size=batch_size, progress=progress),
     )
     intervention, _ = model._steering(1)
     with bar("discover", progress) as update:
-        circuit = model.core.discover(
+        moments = model.core.contrast(
             *sides,
-            fraction=fraction,
-            k=k,
-            universal=list(removed.neurons) if removed else [],
-            ranking=ranking,
             intervention=intervention,
             batch_rows=batch_size,
             share_prefix=share_prefix,
             progress=update,
         )
-    return with_prompt_provenance(circuit, model, sides, removed, chat)
+    circuit = select(model, moments, removed, fraction=fraction, k=k, ranking=ranking)
+    return with_prompt_provenance(circuit, model, sides, removed, not ids and model.uses_chat(chat))

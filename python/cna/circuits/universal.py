@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from ..base.progress import bar
+from ..hosts.about import steering_active
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 from ..prompts.readers import universal_prompts
@@ -50,6 +51,8 @@ def universal_neurons(
 ) -> UniversalNeurons:
     """Neurons in the top `top_fraction` of all neurons by |a| for at least `share` of the prompts.
 
+    Inside `with model.steer(...)` those of the steered model; they are counted anew for each.
+
     Args:
         prompts: at least 10 diverse prompts; a built-in set by default.
     Raises:
@@ -57,13 +60,22 @@ def universal_neurons(
     Source: arXiv 2605.12290, section 3.2.
     """
     default = prompts is None
-    key = (share, top_fraction, model.uses_chat(chat)) if default else None
+    intervention, _ = model._steering(1)
+    key = None
+    if default:
+        steering = tuple(steering_active(model))
+        key = (share, top_fraction, model.uses_chat(chat), steering)
     if key is not None and key in model.universal_cache:
         return model.universal_cache[key]
     ids = model.tokenize(universal_prompts() if prompts is None else prompts, chat)
+    intervention, _ = model._steering(1)
     with bar("universal neurons", progress) as update:
         counter = model.core.count_universal(
-            ids, top_fraction, batch_rows=batch_size, progress=update
+            ids,
+            top_fraction,
+            intervention=intervention,
+            batch_rows=batch_size,
+            progress=update,
         )
     out = UniversalNeurons(
         tuple((layer, index) for layer, index in counter.universal(share)),

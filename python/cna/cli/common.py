@@ -6,7 +6,8 @@ Imports of cna are inside, so that `cna --help` answers at once.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ def model_options(parser: argparse.ArgumentParser) -> None:
         "-m",
         default="smollm2",
         help="smollm2, a Hugging Face id or folder, or an export",
+    )
+    parser.add_argument(
+        "--revision", default=None, help="branch, tag or commit of a Hugging Face id"
     )
     parser.add_argument("--dtype", default=None, help="float32 (default), bfloat16 or float16")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
@@ -43,6 +47,28 @@ def numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"expected numbers such as -1,0,1, got '{text}'") from None
 
 
+_LISTS = ("--multipliers", "--multiplier", "--coefficients", "--biases", "--layers")
+_NUMBER = re.compile(r"-?[\d.][\d.,eE+-]*")
+
+
+def join_numbers(argv: Sequence[str]) -> list[str]:
+    """Numbers behind an option that takes them, as one argument that argparse takes for no option.
+
+    `--multipliers -1,0,1` and `--multipliers -1 0 1` become `--multipliers=-1,0,1`.
+    """
+    out: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        values: list[str] = []
+        while word in _LISTS and rest and _NUMBER.fullmatch(rest[0]):
+            values.append(rest.pop(0))
+            if word == "--multiplier":
+                break
+        out.append(f"{word}={','.join(values)}" if values else word)
+    return out
+
+
 def together(run: Command) -> Command:
     """Under torchrun, all processes join before a command and leave after it."""
 
@@ -62,7 +88,13 @@ def load_model(args: argparse.Namespace) -> Any:
     device = ranks.device_of_rank(args.device)
 
     def open_model() -> Any:
-        return load(args.model, dtype=args.dtype, device=device, pattern=args.pattern)
+        return load(
+            args.model,
+            revision=args.revision,
+            dtype=args.dtype,
+            device=device,
+            pattern=args.pattern,
+        )
 
     return ranks.load_in_turn(open_model) if ranks.is_distributed() else open_model()
 
@@ -100,3 +132,16 @@ def layer_lines(circuit: _core.Circuit, width: int = 40) -> list[str]:
         for layer, count in enumerate(circuit.layer_counts)
         if count
     ]
+
+
+_COLUMNS = (
+    "method layer strength n rate rate_low rate_high other broken benign_rate benign_quality quality "
+    "kl_benign kl_evaluation answer_perplexity relevance perplexity accuracy p_value"
+).split()
+
+
+def table_text(table: Any) -> str:
+    """A sweep's table for a terminal, without the draws of random neurons."""
+    rows = table[table["kind"] != "random"]
+    shown = rows[[c for c in _COLUMNS if c in rows]]
+    return shown.to_string(index=False, float_format="%.3f", na_rep="")

@@ -13,7 +13,9 @@ from typing import Any
 from ..base.errors import first_line
 from ..hosts.model import Model
 from . import doctor_checks as look
-from .doctor_checks import Check, Patient, archive_hash, relative_difference
+from . import doctor_prompts as prompts
+from .doctor_checks import archive_hash, own_package
+from .doctor_patient import Check, Patient, relative_difference
 
 TEXT = "Check that a model behaves as cna expects."
 
@@ -66,11 +68,11 @@ def check(
         reason = first_line(error)
         return [*checks, Check("prompts", False, reason, "mend the tokenizer's files")]
     looks: dict[str, Callable[[], Check]] = {
-        "one BOS": lambda: look.one_bos(p),
-        "prompts end with text": lambda: look.prompt_end(p),
-        "chat template": lambda: look.chat_template(p),
-        "padding sides": lambda: look.padding_sides(p),
-        "EOS": lambda: look.end_token(p),
+        "one BOS": lambda: prompts.one_bos(p),
+        "prompts end with text": lambda: prompts.prompt_end(p),
+        "chat template": lambda: prompts.chat_template(p),
+        "padding sides": lambda: prompts.padding_sides(p),
+        "EOS": lambda: prompts.end_token(p),
         "layouts that agree": lambda: look.layouts(p),
         "batch equals single": lambda: look.batch_equals_single(p),
         "shared prefix equals none": lambda: look.shared_prefix(p),
@@ -111,7 +113,8 @@ def _eager(name: str, model: Model) -> tuple[Any, str]:
 
 def main_doctor(name: str, *, hf_model: Any = None, **options: Any) -> int:
     """Prints one line per check, with a fix for each that fails. Returns 0 if all hold, else 1."""
-    checks = check(name, hf_model, **options)
+    checks = [one for one in (own_package(),) if not one.passed]
+    checks += check(name, hf_model, **options)
     for one in checks:
         print(one)
     failed = sum(not c.passed for c in checks)

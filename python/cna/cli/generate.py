@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from .common import chat_of, load_model, model_options, prompts_of
 
@@ -32,6 +33,10 @@ def run(args: argparse.Namespace) -> int:
     prompts = list(args.prompt or [])
     if args.prompts:
         prompts += prompts_of(args.prompts)
+    if not prompts:
+        raise ValueError(
+            "generate: expected a prompt or --prompts FILE, got none; write one in quotes"
+        )
     circuit = Circuit.load(args.circuit) if args.circuit else None
     model = load_model(args)
     options = {
@@ -47,9 +52,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         with model.steer(circuit, args.multiplier):
             answers = model.generate(prompts, **options)
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16")
     for prompt, answer in zip(prompts, answers, strict=True):
         if args.json:
-            print(json.dumps({"prompt": prompt, "answer": answer}, ensure_ascii=False))
+            print(json.dumps({"prompt": prompt, "answer": answer}, ensure_ascii=not unicode))
         else:
             print(f"> {prompt}\n{answer.strip()}\n")
     return 0

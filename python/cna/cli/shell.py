@@ -6,12 +6,14 @@ Exit codes: 0 done, 1 a check failed, 2 bad input (one line says what), 130 stop
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
 from .. import _core
 from ..base.errors import first_line
 from . import (
+    cache,
     cmake_dir,
     compare,
     convert,
@@ -24,6 +26,7 @@ from . import (
     reproduce,
     sweep,
 )
+from .common import join_numbers
 
 COMMANDS = {
     "demo": demo,
@@ -36,6 +39,7 @@ COMMANDS = {
     "convert": convert,
     "reproduce": reproduce,
     "doctor": doctor,
+    "cache": cache,
     "cmake-dir": cmake_dir,
 }
 
@@ -53,9 +57,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _speak_to_any_console() -> None:
+    """Characters that a console's encoding lacks become "?"; they must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    _speak_to_any_console()
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(join_numbers(sys.argv[1:] if argv is None else argv))
     if args.command is None:
         parser.print_help()
         return 2

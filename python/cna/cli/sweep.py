@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from .common import load_model, model_options, numbers, together
+from ..measure.options import BASELINES
+from .common import load_model, model_options, numbers, table_text, together
 
 TEXT = "Measure strengths, controls and baselines on a task."
 
@@ -23,12 +24,27 @@ def options(parser: argparse.ArgumentParser) -> None:
         default=[-1.0, 0.0, 0.5, 1.0, 2.0],
         help="of the circuit: 0 ablates, 1 is the model",
     )
-    parser.add_argument("--baselines", default="random,caa", help="random,caa,caa-mlp,no-filter")
+    parser.add_argument(
+        "--baselines", default="random,caa", help=f"of {','.join(BASELINES)}; '' for none"
+    )
     parser.add_argument("--coefficients", type=numbers, default=[-1.0, -0.5, -0.25], help="of CAA")
+    parser.add_argument(
+        "--biases", type=numbers, default=[-1.0, -0.5, -0.25], help="of the logit bias"
+    )
+    parser.add_argument("--draws", type=int, default=20, help="of random neurons")
+    parser.add_argument("--instruction", help="of the baseline prompt (default: the task's own)")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="of each answer")
     parser.add_argument("--max-prompts", type=int, default=None, help="of each set (default: all)")
     parser.add_argument("--mmlu", help="folder or CSV in the MMLU layout")
-    parser.add_argument("--quiz-questions", type=int, default=60, help="per arm; 0: no quiz")
+    parser.add_argument(
+        "--quiz-questions", type=int, default=60, help="drawn evenly over subjects; 0: no quiz"
+    )
+    parser.add_argument(
+        "--quiz-by",
+        choices=["letter", "text"],
+        help="rank A to D, or the choices' text (default: letter with --mmlu, else text)",
+    )
+    parser.add_argument("--quiz-seed", type=int, default=0, help="of the draw of questions")
     parser.add_argument("--allow-leak", action="store_true", help="accept shared prompts")
     parser.add_argument(
         "--out", "-o", default="runs/sweep", help="run folder; a stopped run goes on"
@@ -62,18 +78,25 @@ def run(args: argparse.Namespace) -> int:
         args.multipliers,
         [b for b in args.baselines.split(",") if b],
         caa_coefficients=args.coefficients,
+        logit_biases=args.biases,
+        prompt_baseline=args.instruction,
+        random_seeds=range(args.draws),
         max_new_tokens=args.max_new_tokens,
         batch_size=args.batch_size,
         max_prompts=args.max_prompts,
         quiz=quiz,
         quiz_questions=args.quiz_questions,
+        quiz_by=args.quiz_by,
+        quiz_seed=args.quiz_seed,
         out=args.out,
     )
     if result is None:  # rank 0 has it
         return 0
-    columns = ["method", "layer", "strength", "rate", "rate_low", "rate_high", "benign_rate"]
-    columns += ["quality", "kl", "perplexity", "accuracy", "p_value"]
-    shown = result.table[[c for c in columns if c in result.table]]
-    print(shown.to_string(index=False, float_format="%.3f", na_rep=""))
+    print(table_text(result.table))
+    draws = result.controls()
+    if len(draws):
+        print(draws.to_string(index=False, float_format="%.3f", na_rep=""))
+    if "quiz" in result.settings:
+        print(f"accuracy: {result.settings['quiz']}")
     print(f"wrote {args.out}")
     return 0

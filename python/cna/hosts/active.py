@@ -54,6 +54,28 @@ def strengths_of(multiplier: Any) -> tuple[list[float], bool]:
     return values, not alone
 
 
+def intervention_of(what: Any, multiplier: Any, shape: tuple[int, int]) -> Entry:
+    """What `Model.steer` takes, for a model of `shape` (layers, width)."""
+    if isinstance(what, _core.Intervention):
+        return what, list(range(what.arms)) if what.arms > 1 else None
+    values, per_prompt = strengths_of(multiplier)
+    strengths = sorted(set(values))
+    arms = [strengths.index(v) for v in values] if per_prompt else None
+    if isinstance(what, _core.Circuit):
+        if tuple(what.shape) != shape:
+            raise ValueError(
+                f"steer: expected a circuit of {shape[0]} layers x {shape[1]} neurons, got "
+                f"one of {what.shape[0]} x {what.shape[1]}; discover it on this model"
+            )
+        return _core.Intervention.scale(what, strengths), arms
+    if hasattr(what, "intervention"):
+        return what.intervention(strengths), arms
+    raise ValueError(
+        f"steer: expected a Circuit, an Intervention or a SteeringVector, got "
+        f"{type(what).__name__}; discover a circuit first"
+    )
+
+
 def combined(open_blocks: Sequence[Entry], n_prompts: int) -> tuple[_core.Intervention, list[int]]:
     """All of them as one intervention, and the arm of each prompt (empty: arm 0 for all)."""
     for _, arms in open_blocks:
@@ -72,3 +94,15 @@ def combined(open_blocks: Sequence[Entry], n_prompts: int) -> tuple[_core.Interv
     if len(combinations) == 1:
         return total, []
     return total, [combinations.index(c) for c in chosen]
+
+
+def at_positions(intervention: _core.Intervention, positions: str | int) -> _core.Intervention:
+    """The intervention at the positions that `Model.steer` knows."""
+    if isinstance(positions, str) and positions in ("all", "answer"):
+        return intervention if positions == "all" else intervention.from_last(1)
+    if isinstance(positions, int) and not isinstance(positions, bool) and positions >= 1:
+        return intervention.from_last(positions)
+    raise ValueError(
+        f"steer: expected positions 'all', 'answer' or a number of last prompt tokens, got "
+        f"{positions!r}; choose one"
+    )

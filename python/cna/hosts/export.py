@@ -13,7 +13,6 @@ places of the buffers, and returns logits. Nothing in it is particular to one mo
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from .. import _core
 from ..base.errors import first_line
 from ..base.files import file_sha256, new_folder
+from ..base.versions import versions
 from . import aoti, torchscript
 from .devices import cuda_capability
 from .export_check import LIVE, archive_layouts, exportable_step, require_equal, settle_export
@@ -31,6 +31,7 @@ from .generation_settings import generation_settings
 from .hf_model import check_exportable, eos_ids, max_positions
 from .plain import evaluating
 from .sites import layer_width, require_numbered, running_sites
+from .source import template_sha256
 from .step import quiet_transformers
 from .weights import weights_hash
 from .windows import Masks
@@ -141,7 +142,6 @@ def _about(
 ) -> dict[str, Any]:
     """What the manifest says of the model and its tokenizer, whatever the format."""
     config = hf_model.config
-    template = getattr(tokenizer, "chat_template", None)
     return {
         "model_id": model_id or config.name_or_path or type(hf_model).__name__,
         "architecture": type(hf_model).__name__,
@@ -152,9 +152,7 @@ def _about(
         "generation": generation_settings(hf_model),
         "eos_token_ids": eos_ids(hf_model),
         "tokenizer": tokenizer is not None,
-        "chat_template_sha256": (
-            hashlib.sha256(template.encode()).hexdigest() if isinstance(template, str) else None
-        ),
+        "chat_template_sha256": template_sha256(tokenizer),
     }
 
 
@@ -210,7 +208,7 @@ def export(
             **about,
             "cache": shapes,
             **_about(hf_model, tokenizer, model_id, revision),
-            "made_with": {"cna": _core.version, "torch": torch.__version__},
+            "made_with": versions(),
         }
         settle_export(folder, manifest, plain, found, str(hf_model.device))
     return path

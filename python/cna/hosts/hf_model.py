@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .cache_name import cache_of
 from .plain import options
 
 
@@ -87,8 +88,7 @@ def key_value_layers(hf_model: Any, ids: Tensor) -> list[Any]:
     """The layers of a plain pass's cache; none if one keeps anything but keys and values."""
     with torch.no_grad():
         out = hf_model(input_ids=ids, return_dict=True, **options(hf_model, use_cache=True))
-    held = getattr(out, "past_key_values", None) or getattr(out, "cache", None)  # 5.24's name
-    layers = getattr(held, "layers", None) or []
+    layers = getattr(cache_of(out), "layers", None) or []
     for layer in layers:
         pair = getattr(layer, "keys", None), getattr(layer, "values", None)
         if not all(isinstance(t, Tensor) and t.dim() == 4 for t in pair):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 
 from ..base.errors import first_line
 from .step import quiet_transformers
+
+_QUANTISER = ("is_quantized", "hf_quantizer", "quantization_method")
 
 
 def export_dtype(value: torch.dtype | str | None) -> torch.dtype:
@@ -42,9 +45,32 @@ def smollm2_source() -> tuple[Path, str]:
     return folder, files[0].name
 
 
-def load_hf(name: str, dtype: torch.dtype | str | None = None) -> tuple[Any, Any]:
+@contextlib.contextmanager
+def plain_weights(model: Any) -> Iterator[None]:
+    """A model read from GGUF without its quantiser: its weights are plain tensors already.
+
+    Undone on exit; saving inside asks for no quantiser.
+    """
+    held = {name: vars(model)[name] for name in _QUANTISER if name in vars(model)}
+    settings = vars(model.config).pop("quantization_config", None)
+    model.is_quantized, model.hf_quantizer, model.quantization_method = False, None, None
+    try:
+        yield
+    finally:
+        for name in _QUANTISER:
+            vars(model).pop(name, None)
+        vars(model).update(held)
+        if settings is not None:
+            model.config.quantization_config = settings
+
+
+def load_hf(
+    name: str, dtype: torch.dtype | str | None = None, revision: str | None = None
+) -> tuple[Any, Any]:
     """The Hugging Face model and tokenizer behind a name that `load` takes.
 
+    Args:
+        revision: branch, tag or commit of a Hub id; the default branch where None.
     Raises:
         RuntimeError: nothing of that name is installed, cached or reachable.
     """
@@ -67,8 +93,9 @@ def load_hf(name: str, dtype: torch.dtype | str | None = None) -> tuple[Any, Any
                 model.hf_quantizer = None  # type: ignore[assignment]
                 model.config.name_or_path = "SmolLM2-135M-Instruct"
             else:
-                tokenizer = AutoTokenizer.from_pretrained(name)
-                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+                at: dict[str, Any] = {} if revision is None else {"revision": revision}
+                tokenizer = AutoTokenizer.from_pretrained(name, **at)
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **at)
     except Exception as error:  # transformers, tokenizers and safetensors share no base class
         reason = first_line(error)
         raise RuntimeError(

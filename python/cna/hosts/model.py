@@ -18,7 +18,9 @@ from ..base.progress import bar
 from . import active, generation_settings, tokens
 from .devices import require_device
 from .layouts import limits
+from .source import template_sha256
 from .tokens import Prompts
+from .weights import warn_of_other_weights
 
 
 class Model:
@@ -86,13 +88,11 @@ class Model:
 
         None where prompts are raw text.
         """
-        template = getattr(self.tokenizer, "chat_template", None) if self.uses_chat(chat) else None
-        if not isinstance(template, str):
-            return None
-        if self.system is not None or self.template_kwargs:
-            extra = [self.system, self.template_kwargs]
-            template += json.dumps(extra, sort_keys=True, default=str)
-        return hashlib.sha256(template.encode()).hexdigest()
+        found = template_sha256(self.tokenizer) if self.uses_chat(chat) else None
+        if found is None or (self.system is None and not self.template_kwargs):
+            return found
+        extra = [found, self.system, self.template_kwargs]
+        return hashlib.sha256(json.dumps(extra, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def identity(self) -> list[Any]:
@@ -147,7 +147,13 @@ class Model:
     # --- steering ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def steer(self, what: Any, multiplier: float | Sequence[float] = 0.0) -> Iterator[Model]:
+    def steer(
+        self,
+        what: Any,
+        multiplier: float | Sequence[float] = 0.0,
+        *,
+        positions: str | int = "all",
+    ) -> Iterator[Model]:
         """Steers everything inside the `with` block: a <- multiplier * a at the circuit's neurons.
 
         Args:
@@ -156,34 +162,25 @@ class Model:
                 coefficient c in x <- x + c * v.
             multiplier: 0 ablates, 1 is the model itself bit for bit, 2 amplifies, negative reverses.
                 A sequence gives one strength per prompt. The paper's alpha is 1 - multiplier.
+            positions: which tokens are steered. "all"; "answer": every answer token, and the last
+                prompt token, which the first one is predicted from; a number n: the last n prompt
+                tokens and the answer.
         Raises:
-            ValueError: a circuit of another shape, or a strength that is not finite.
+            ValueError: a circuit of another shape, a strength that is not finite, or other positions.
         """
-        with active.entered(self._owner, self._as_intervention(what, multiplier)):
+        intervention, arms = self._as_intervention(what, multiplier)
+        entry = active.at_positions(intervention, positions), arms
+        with active.entered(self._owner, entry):
             yield self
 
     def _stack(self) -> list[active.Entry]:
         return active.entries(self._owner)
 
     def _as_intervention(self, what: Any, multiplier: float | Sequence[float]) -> active.Entry:
-        if isinstance(what, _core.Intervention):
-            return what, list(range(what.arms)) if what.arms > 1 else None
-        values, per_prompt = active.strengths_of(multiplier)
-        strengths = sorted(set(values))
-        arms = [strengths.index(v) for v in values] if per_prompt else None
+        entry = active.intervention_of(what, multiplier, (self.n_layers, self.width))
         if isinstance(what, _core.Circuit):
-            if tuple(what.shape) != (self.n_layers, self.width):
-                raise ValueError(
-                    f"steer: expected a circuit of {self.n_layers} layers x {self.width} neurons, got "
-                    f"one of {what.shape[0]} x {what.shape[1]}; discover it on this model"
-                )
-            return _core.Intervention.scale(what, strengths), arms
-        if hasattr(what, "intervention"):
-            return what.intervention(strengths), arms
-        raise ValueError(
-            f"steer: expected a Circuit, an Intervention or a SteeringVector, got "
-            f"{type(what).__name__}; discover a circuit first"
-        )
+            warn_of_other_weights(what.provenance, self.core.weights_hash, self.dtype)
+        return entry
 
     def _steering(self, n_prompts: int) -> tuple[_core.Intervention, list[int]]:
         """All active steering as one intervention, and the arm of each prompt."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .plain import parameters_of
+from .cache_name import cache_argument
 from .windows import Masks
 
 _ATTENTION = "cna_sdpa"
@@ -143,8 +143,7 @@ class CausalStep(nn.Module):
         super().__init__()
         self.model = model
         self._masks = masks
-        # transformers 5.24 calls the cache by another name.
-        self._cache = "cache" if "cache" in parameters_of(model) else "past_key_values"
+        self._cache = cache_argument(model)
 
     def forward(
         self,

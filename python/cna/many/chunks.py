@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..base.files import write_whole
 from ..base.hashes import hash_of
+from ..hosts.about import fingerprint_parts
 from ..hosts.model import Model
 from .ranks import Group
 
@@ -113,5 +114,9 @@ def split(n: int, parts: int) -> list[slice]:
 
 
 def identity(model: Model, *parts: Any) -> str:
-    """What the numbers of a run depend on, as a short hash: the model, its type and `parts`."""
-    return hash_of(model.identity, str(model.dtype), *parts)
+    """What the numbers of a run depend on, as a short hash: the model, versions and `parts`.
+
+    Prompts belong into `parts` as token ids: a chat template that writes the date, or that was
+    changed, then makes another run.
+    """
+    return hash_of(fingerprint_parts(model), *parts)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 from .. import _core
+from ..circuits.form import are_ids, chat_of_ids, require_difference
 from ..circuits.provenance import with_prompt_provenance
+from ..circuits.selection import require_ranking, select
 from ..circuits.size import circuit_size
 from ..circuits.universal import UniversalNeurons, universal_filter
 from ..hosts.model import Model
@@ -43,17 +45,21 @@ def discover_distributed(
         resume: folder, shared by all processes, that keeps finished chunks; a killed run goes on
             from them, also with another number of processes.
     Raises:
-        ValueError: as `cna.discover`.
+        ValueError: as `cna.discover`, or steering together with `resume`.
         RuntimeError: a rank was lost; the message names it.
     """
     require_all_ranks(model, "discover")
     circuit_size((model.n_layers, model.width), fraction, k)
+    require_ranking(ranking)
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
+    require_difference(*sides)
+    ids = are_ids(positive) and are_ids(negative)
+    form = chat_of_ids(model, *sides) if ids and chat is None else chat
     with group("discover") as processes:
         removed = universal_filter(
             universal,
             lambda: universal_neurons_distributed(
-                model, chat=chat, batch_size=batch_size, resume=resume, progress=progress
+                model, chat=form, batch_size=batch_size, resume=resume, progress=progress
             ),
         )
         moments = contrast_distributed(
@@ -67,14 +73,9 @@ def discover_distributed(
         )
         if processes.rank != 0 or moments is None:
             return None
-        circuit = model.core.select(
-            *moments,
-            fraction=fraction,
-            k=k,
-            universal=list(removed.neurons) if removed else [],
-            ranking=ranking,
-        )
-        return with_prompt_provenance(circuit, model, sides, removed, chat)
+        circuit = select(model, moments, removed, fraction=fraction, k=k, ranking=ranking)
+        templated = not ids and model.uses_chat(chat)
+        return with_prompt_provenance(circuit, model, sides, removed, templated)
 
 
 def share_circuit(circuit: _core.Circuit | None) -> _core.Circuit:

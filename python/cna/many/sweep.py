@@ -10,8 +10,9 @@ from typing import Any
 from .. import _core
 from ..hosts.model import Model
 from ..hosts.shard import require_all_ranks
-from ..measure.answers import AnswerLog, answer_jobs
-from ..measure.arms import Arm
+from ..measure.answers import AnswerLog, answer_jobs, jobs_of, prompt_ids
+from ..measure.arm import Arm
+from ..measure.marks import mark
 from ..measure.options import SweepOptions, sweep_options
 from ..measure.plan import plan
 from ..measure.result import SweepResult
@@ -56,15 +57,17 @@ def sweep_distributed(
     todo = plan(model, circuit, task, options, arms=arms, progress=progress)
     batch = options.batch_size
     with group("sweep") as processes:
-        ids = {
-            name: model.tokenize(texts, task.chat) for name, texts in todo.prompts.items() if texts
-        }
-        jobs = [(arm, name, i) for arm in todo.arms for name in ids for i in range(len(ids[name]))]
+        ids = prompt_ids(model, todo.arms, todo.prompts, task.chat)
+        jobs = jobs_of(todo.arms, todo.prompts)
         missing: list[int] = []
+        marks = {arm.key: mark(arm) for arm in todo.arms}
         if processes.rank == 0:
             done = _merge_answers(folder, todo.fingerprint).done
-            missing = [j for j, (arm, name, i) in enumerate(jobs) if (arm.key, name, i) not in done]
-        missing = processes.share(missing)
+            missing = [
+                j for j, (arm, name, i) in enumerate(jobs) if (marks[arm.key], name, i) not in done
+            ]
+        # Rank 0 takes the answers again: a vector's last bits may differ on another processor.
+        missing, marks = processes.share([missing, marks])
         rank = processes.rank
         batches = [missing[i : i + batch] for i in range(0, len(missing), batch)]
         mine = [jobs[j] for part in batches[rank :: processes.world] for j in part]
@@ -77,6 +80,7 @@ def sweep_distributed(
             batch_size=batch,
             log=log,
             progress=progress and rank == 0,
+            marks=marks,
         )
         processes.wait()
         if rank != 0:

@@ -44,8 +44,17 @@ def universal_neurons_distributed(
     n = -(-len(ids) // chunk)
     cuts = split(len(ids), n)
 
+    intervention, _ = model._steering(1)
+    if resume is not None and model._stack():
+        raise ValueError(
+            "universal_neurons: expected an unsteered model with resume=, got a steered one; leave "
+            "the steer block, or do not resume"
+        )
+
     def compute(i: int) -> Tensor:
-        counter = model.core.count_universal(ids[cuts[i]], top_fraction, batch_rows=batch_size)
+        counter = model.core.count_universal(
+            ids[cuts[i]], top_fraction, intervention=intervention, batch_rows=batch_size
+        )
         return counter.counts.reshape(-1).double()
 
     key = identity(model, ids, n, top_fraction)

@@ -24,9 +24,12 @@ import torch
 
 # Absolute: `python -m cna.lm_eval` runs this file under a shorter name.
 from cna import _core
+from cna.base.checks import require_known
+from cna.hosts.about import about_model
 from cna.hosts.loading import load
 from cna.hosts.model import Model
 from cna.measure.lm_eval_passes import Passes
+from cna.measure.pairs import encode_pair, encode_text
 
 try:
     import lm_eval.models  # noqa: F401 - its own models, before ours joins them
@@ -64,6 +67,8 @@ class CnaLM(LM):  # type: ignore[misc]
             only few tasks use (LAMBADA's accuracy does); False saves a forward pass per prompt and
             says False.
         seed: of sampled answers.
+        revision: branch, tag or commit of a Hugging Face id.
+        max_batch_size: what the harness passes with batch_size="auto"; not used.
         device, dtype: for `cna.load`; the CPU where there is no CUDA device.
     Raises:
         ValueError: a model without tokenizer, or active steering with one strength per prompt.
@@ -79,16 +84,19 @@ class CnaLM(LM):  # type: ignore[misc]
         max_gen_toks: int = 256,
         greedy_flags: bool = True,
         seed: int = 0,
+        revision: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
         progress: bool = True,
-        **_: Any,
+        max_batch_size: Any = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        require_known("CnaLM", unknown, CnaLM.__init__)
         if not isinstance(pretrained, Model):
             if str(device).startswith("cuda") and not torch.cuda.is_available():
                 device = "cpu"  # the harness names cuda:0 on every machine
-            pretrained = load(pretrained, device=device or "cpu", dtype=dtype)
+            pretrained = load(pretrained, revision=revision, device=device or "cpu", dtype=dtype)
         self.model = pretrained
         if self.model.tokenizer is None:
             raise ValueError(
@@ -134,8 +142,7 @@ class CnaLM(LM):  # type: ignore[misc]
     def get_model_info(self) -> dict[str, Any]:
         """For the harness's results file."""
         return {
-            "model_id": self.model.model_id,
-            "weights_hash": self.model.core.weights_hash,
+            **about_model(self.model),
             "steered_neurons": len(self.circuit) if isinstance(self.circuit, _core.Circuit) else 0,
             "multiplier": self.multiplier if self.circuit is not None else 1.0,
         }
@@ -156,9 +163,7 @@ class CnaLM(LM):  # type: ignore[misc]
 
     def tok_encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids of raw text, with one BOS where the tokenizer writes one."""
-        bos = self.tokenizer.bos_token
-        special = special and not (bos and text.startswith(bos))
-        return [int(i) for i in self.tokenizer(text, add_special_tokens=special)["input_ids"]]
+        return encode_text(self.tokenizer, text, special)
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -256,17 +261,13 @@ class CnaLM(LM):  # type: ignore[misc]
             yield
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Token ids of both, split where the context's own tokens end; spaces go with the answer."""
+        """Token ids of both; a text without context begins behind `prefix_token_id`."""
         if not context:
             ids = self.tok_encode(continuation, special=False)
             if ids and ids[0] == self.prefix_token_id:
                 return ids[:1], ids[1:]
             return [self.prefix_token_id], ids
-        stripped = context.rstrip()
-        if stripped:
-            context, continuation = stripped, context[len(stripped) :] + continuation
-        head = self.tok_encode(context)
-        return head, self.tok_encode(context + continuation)[len(head) :]
+        return encode_pair(self.tokenizer, context, continuation)
 
     def _passes(self) -> Passes:
         steering = self._steering()

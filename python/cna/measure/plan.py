@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import datetime
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import torch
 
 from .. import _core
 from ..base.hashes import hash_of
+from ..circuits.provenance import circuit_hash, prompt_hash
+from ..hosts.about import about_model, fingerprint_parts, steering_active
 from ..hosts.model import Model
 from ..prompts.tasks import Task
-from .arms import Arm, build_arms
+from .arm import Arm
+from .arms import build_arms
+from .marks import about_arm
 from .options import SweepOptions
 
 
@@ -22,8 +25,8 @@ class Plan:
 
     Attributes:
         prompts: by set, "evaluation" and "benign".
-        fingerprint: of all that the answers depend on. Arms may be added to a run, so they are not
-            part of it.
+        fingerprint: of all that the answers of every arm depend on. Arms may be added to a run; a
+            finished answer is known by its arm's `mark` beside it.
     """
 
     arms: list[Arm]
@@ -39,12 +42,19 @@ def plan(
     options: SweepOptions | None = None,
     *,
     arms: Sequence[Arm] | None = None,
+    check: Callable[[str], object] | None = None,
     progress: bool = True,
 ) -> Plan:
-    """The arms, prompts and settings of a sweep; arguments and errors as there."""
+    """The arms, prompts and settings of a sweep; arguments and errors as there.
+
+    `check` is called with the fingerprint before the work that arms take.
+    """
     options = options or SweepOptions()
     cut = slice(options.max_prompts)
     prompts = {"evaluation": task.evaluation[cut], "benign": task.benign[cut]}
+    fingerprint = _fingerprint(model, circuit, task, prompts, options)
+    if check is not None:
+        check(fingerprint)
     chosen = build_arms(model, circuit, task, options, progress=progress)
     chosen += list(arms or [])
     keys = [arm.key for arm in chosen]
@@ -53,22 +63,32 @@ def plan(
     settings = {
         "task": task.name,
         "judge": task.judge.name,
-        "model_id": model.model_id,
-        "weights_hash": model.core.weights_hash,
-        "dtype": str(model.dtype)[6:],
+        **about_model(model),
+        "circuit_hash": circuit_hash(circuit),
+        "prompt_hash": prompt_hash(*(model.tokenize(p, task.chat) for p in prompts.values() if p)),
         **options.as_json(),
         "n_evaluation": len(prompts["evaluation"]),
         "n_benign": len(prompts["benign"]),
-        "versions": {"cna": _core.version, "torch": torch.__version__},
+        "arms": [about_arm(arm) for arm in chosen],
+        "fingerprint": fingerprint,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
-    fingerprint = hash_of(
-        model.identity,
-        settings["dtype"],
-        [model.n_layers, model.width],
-        sorted((n.layer, n.index) for n in circuit.neurons),  # deltas may differ in the last bit
-        [task.positive, task.negative],  # CAA and the unfiltered circuit are made of these
-        prompts,
-        task.chat,
+    return Plan(chosen, prompts, settings, fingerprint)
+
+
+def _fingerprint(
+    model: Model,
+    circuit: _core.Circuit,
+    task: Task,
+    prompts: dict[str, list[str]],
+    options: SweepOptions,
+) -> str:
+    """Of the model, versions, circuit and token ids; a template that writes the date changes it."""
+    sets = [task.positive, task.negative, *prompts.values()]  # the first two make CAA's vectors
+    return hash_of(
+        fingerprint_parts(model),
+        steering_active(model),
+        circuit_hash(circuit),
+        [model.tokenize(texts, task.chat) if texts else [] for texts in sets],
         options.max_new_tokens,
     )
-    return Plan(chosen, prompts, settings, fingerprint)

@@ -5,26 +5,17 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-import torch
-
-from .. import _core
+from ..hosts.about import about_model
 from ..hosts.model import Model
 from ..prompts.tasks import Task
 from .printed import paper
 
 
 def environment(model: Model) -> dict[str, Any]:
-    """Weights, their type and place, and versions."""
-    return {
-        "dtype": str(model.dtype)[6:],
-        "device": str(model.device),
-        "weights_hash": model.core.weights_hash,
-        "versions": {
-            "cna": _core.version,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
+    """Weights, their type and place, template, active steering, and versions."""
+    about = about_model(model)
+    about["versions"]["python"] = platform.python_version()
+    return about
 
 
 def comparison_notes(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,15 +36,15 @@ def read_quiz(source: str | Path | None = None) -> list[Question]:
     A small model tends to name one letter whatever the question (SmolLM2-135M-Instruct: always A),
     so score the choices by the likelihood of their text (that model: 0.65 by mean log-probability
     per token on the library's quiz; chance is 0.25).
-    Raises ValueError for a missing or empty file, a folder without `*_test.csv`, rows of another
-    width, empty cells, or an answer other than A to D.
+    Raises FileNotFoundError for a missing file or a folder without `*_test.csv`, ValueError for an
+    empty file, rows of another width, empty cells, or an answer other than A to D.
     """
     caller = "read_quiz"
     path = _DATA / "quiz.csv" if source is None else Path(source)
     if path.is_dir():
         files = sorted(path.glob("*_test.csv"))
         if not files:
-            raise ValueError(
+            raise FileNotFoundError(
                 f"{caller}: expected files named *_test.csv, got the folder {str(path)!r} without "
                 "any; name one CSV file, or the folder that holds the MMLU test files"
             )
@@ -73,3 +75,26 @@ def read_quiz(source: str | Path | None = None) -> list[Question]:
             choices = (cells[1], cells[2], cells[3], cells[4])
             questions.append(Question(cells[0], choices, "ABCD".index(cells[5].upper()), subject))
     return questions
+
+
+def draw_questions(
+    questions: Sequence[Question], n: int | None = None, seed: int = 0
+) -> list[Question]:
+    """`n` questions, as many of each subject as there are (to one), in their own order.
+
+    The same seed draws the same questions; all of them where `n` is None or not fewer.
+    """
+    if n is None or n >= len(questions):
+        return list(questions)
+    rng = random.Random(seed)
+    subjects: dict[str, list[int]] = {}
+    for i, question in enumerate(questions):
+        subjects.setdefault(question.subject, []).append(i)
+    piles = [rng.sample(pile, len(pile)) for _, pile in sorted(subjects.items())]
+    rng.shuffle(piles)
+    drawn: list[int] = []
+    while len(drawn) < n:  # a question of each subject in turn
+        for pile in piles:
+            if pile and len(drawn) < n:
+                drawn.append(pile.pop())
+    return [questions[i] for i in sorted(drawn)]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ..base.files import require_file
+
 __all__ = ["read_csv", "read_jsonl", "read_prompts", "read_text", "universal_prompts"]
 
 _DATA = Path(__file__).with_name("data")
@@ -23,13 +25,11 @@ class Evaluated(Protocol):
 
 
 def read_text(path: Path, caller: str) -> str:
-    """The text of a UTF-8 file (a byte-order mark is dropped); ValueError in the name of `caller`.
+    """The text of a UTF-8 file (a byte-order mark is dropped); errors in the name of `caller`.
 
-    Raises ValueError where the file is missing, no file, or not UTF-8.
+    Raises FileNotFoundError where the file is missing, ValueError where it is a folder or not UTF-8.
     """
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise ValueError(f"{caller}: expected a file, got {str(path)!r} ({what}); check the path")
+    require_file(path, caller)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -74,8 +74,8 @@ def read_prompts(source: str | Path | Evaluated | Sequence[str]) -> list[str]:
     or the only column; the first row is the header where it says `prompt`), a .jsonl file (strings,
     or objects with `prompt`), a Task (its evaluation prompts), or a list of strings (checked and
     copied).
-    Returns the prompts in the file's order. Raises ValueError for a missing, empty, unreadable or
-    wrongly laid out file.
+    Returns the prompts in the file's order. Raises FileNotFoundError for a missing file, ValueError
+    for an empty, unreadable or wrongly laid out one.
     """
     caller = "read_prompts"
     if not isinstance(source, (str, Path)):

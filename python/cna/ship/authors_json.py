@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .._core import Circuit, Neuron
+from ..base.files import require_file
 from .files import output_file
 
 
@@ -29,11 +30,13 @@ def read_authors_json(path: str | os.PathLike[str], shape: tuple[int, int]) -> C
     Args:
         shape: (n_layers, width) of the model, which the file does not name.
     Raises:
+        FileNotFoundError: nothing is there.
         RuntimeError: the file cannot be read.
         ValueError: not such a file.
         IndexError: a neuron outside `shape`.
     """
     path = Path(path)
+    require_file(path, "read_authors_json")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

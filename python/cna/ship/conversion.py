@@ -131,6 +131,11 @@ def convert(
         save_control_vector(vectors, path, _hint(source), overwrite=overwrite)
         layers = tuple(sorted(int(layer) for layer in vectors))
         notes.append(f"serve with: llama-server --control-vector-scaled {path}:COEFFICIENT")
+        if len(layers) > 1:
+            notes.append(
+                f"adds the vectors of {len(layers)} layers at once; sweeps measure one at a time, "
+                "which `cna convert --layers` writes"
+            )
         return _report(Conversion(path, format, multiplier, 0, layers, notes=tuple(notes)), quiet)
     assert isinstance(circuit, Circuit)
     neurons, shape = _by_layer(circuit), (int(circuit.shape[0]), int(circuit.shape[1]))
@@ -138,7 +143,9 @@ def convert(
     text = json.dumps(mark, indent=1) + "\n"
     common: dict[str, Any] = {"overwrite": overwrite, "pattern": pattern}
     if format == "hf":
-        write_folded(neurons, shape, source, path, multiplier, mark=text, **common)
+        left_out = write_folded(neurons, shape, source, path, multiplier, mark=text, **common)
+        if left_out:
+            notes.append(f"left out, not steered: {', '.join(left_out)}")
     elif format == "peft":
         rank = write_peft(neurons, shape, source, path, multiplier, mark=text, **common)
         notes.append(rank_note(rank))

@@ -123,7 +123,8 @@ def read_header(path: Path) -> list[Stored]:
         if max((t.end for t in out), default=0) > path.stat().st_size:
             raise ValueError
     except OSError as error:
-        raise RuntimeError(
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else RuntimeError
+        raise kind(
             f"convert: expected weights in '{path}', got {error.strerror}; download the "
             "checkpoint again"
         ) from None
@@ -156,7 +157,7 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(names)]
     if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]
-    raise ValueError(
+    raise FileNotFoundError(
         f"convert: expected model.safetensors or its index in '{folder}', found neither; save the "
         "model with save_pretrained"
     )
@@ -168,17 +169,48 @@ def model_type(folder: Path) -> str:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         text = config.get("text_config") or config
         return str(text.get("model_type") or config.get("model_type") or "")
-    except (OSError, ValueError, AttributeError):
-        raise ValueError(
+    except (OSError, ValueError, AttributeError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(
             f"convert: expected a Hugging Face checkpoint, got '{folder}' without a readable "
             "config.json; pass its folder"
         ) from None
+
+
+def quantiser(folder: Path) -> str:
+    """The method by which a checkpoint is quantised, as its config.json says; empty for none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        text = config.get("text_config") or {}
+        settings = config.get("quantization_config") or text.get("quantization_config")
+        if not settings:
+            return ""
+        return str(settings.get("quant_method") or settings.get("quant_algo") or "a quantiser")
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def refuse_quantised(method: str, where: object) -> ValueError:
+    """The one message for weights that are no plain numbers."""
+    return ValueError(
+        f"convert: expected float weights, got '{where}' quantised by {method}; convert the checkpoint "
+        "that was not quantised, and quantise what comes out"
+    )
 
 
 def down_projections(
     folder: Path, shape: tuple[int, int], pattern: str = ""
 ) -> list[DownProjection]:
     """Down projections of all layers, in order; their shapes are checked against the circuit's."""
+    try:
+        return _down_projections(folder, shape, pattern)
+    except ValueError:
+        if method := quantiser(folder):  # its names, shapes and types are the quantiser's own
+            raise refuse_quantised(method, folder) from None
+        raise
+
+
+def _down_projections(folder: Path, shape: tuple[int, int], pattern: str) -> list[DownProjection]:
     kind = model_type(folder)
     chains: dict[str, dict[int, Stored]] = {}
     for file in weight_files(folder):

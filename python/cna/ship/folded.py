@@ -9,6 +9,7 @@ rewritten, a few megabytes at a time. Everything else keeps its bytes.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import io
 import os
 import shutil
@@ -21,13 +22,24 @@ import torch
 from safetensors import SafetensorError
 
 from ..base.errors import first_line
-from .files import TORCH_TYPES, DownProjection, down_projections, output_folder, weight_files
+from ..hosts.hugging_face import plain_weights
+from .files import (
+    MARK,
+    TORCH_TYPES,
+    DownProjection,
+    down_projections,
+    output_folder,
+    refuse_quantised,
+    weight_files,
+)
 
 _CHUNK = 8 << 20
-_WEIGHTS = {
-    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"),
-    ".ot",
-}
+# Weights in other formats, which are not steered. A .bin may also be a tokenizer's.
+_WEIGHTS = (
+    *("*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx"),
+    *("*.onnx_data", "*.ot", "*.tflite", "*.npz", "pytorch_model*.bin", "model*.bin"),
+    *("consolidated*.bin", "*.bin.index.json", "*.h5.index.json", "*.msgpack.index.json"),
+)
 
 
 @contextlib.contextmanager
@@ -57,7 +69,12 @@ def checkpoint(source: Any, near: Path) -> Iterator[tuple[Path, str]]:
             yield folder, "SmolLM2-135M-Instruct"
     elif path.is_dir():
         yield path, str(path)
-    elif path.exists() or text.startswith((".", "/", "~")) or text.endswith(".gguf"):
+    elif not path.exists() and (text.startswith((".", "/", "~")) or text.endswith(".gguf")):
+        raise FileNotFoundError(
+            f"convert: expected a Hugging Face folder or id as source, found nothing at '{text}'; check "
+            "the path"
+        )
+    elif path.exists():
         raise ValueError(
             f"convert: expected a Hugging Face folder or id as source, got '{text}'; GGUF files "
             "take format='gguf' or 'gguf-lora'"
@@ -80,7 +97,7 @@ def _saved(parts: list[Any], near: Path) -> Iterator[Path]:
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
             try:
                 for part in parts:
-                    part.save_pretrained(folder)
+                    _save(part, folder)
             except (OSError, SafetensorError) as error:
                 raise RuntimeError(
                     f"convert: expected to write the model to '{folder}', got {error}; free some "
@@ -91,18 +108,40 @@ def _saved(parts: list[Any], near: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _save(part: Any, folder: Path) -> None:
+    """`save_pretrained` of a model, whose weights are written as the plain numbers that they are."""
+    quantised = getattr(getattr(part, "hf_quantizer", None), "quantization_config", None)
+    quantised = quantised or getattr(getattr(part, "config", None), "quantization_config", None)
+    method = getattr(quantised, "quant_method", None)
+    if isinstance(quantised, dict):
+        method = quantised.get("quant_method")
+    name = str(getattr(method, "value", method) or "")
+    if not quantised:
+        part.save_pretrained(folder)
+    elif name == "gguf":  # read into plain tensors; saving would ask for a quantiser
+        with plain_weights(part):
+            part.save_pretrained(folder)
+    else:
+        try:
+            part.save_pretrained(folder)
+        except (OSError, SafetensorError):
+            raise
+        except Exception:  # whatever a quantiser says that cannot write its weights
+            raise refuse_quantised(name or "a quantiser", type(part).__name__) from None
+
+
 def _snapshot(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "*.md"]
+    others = [p for p in _WEIGHTS if p != "*.safetensors"]
     try:
         try:
-            local = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+            local = Path(snapshot_download(name, ignore_patterns=others, local_files_only=True))
             if all(file.exists() for file in weight_files(local)):
                 return local
             raise OSError("only a part of it is in the cache")
         except (OSError, ValueError):
-            return Path(snapshot_download(name, allow_patterns=wanted))
+            return Path(snapshot_download(name, ignore_patterns=others))
     except Exception as error:  # its errors share no base class
         reason = first_line(error)
         raise RuntimeError(
@@ -153,15 +192,16 @@ def write_folded(
     pattern: str = "",
     overwrite: bool = False,
     mark: str = "",
-) -> None:
+) -> list[str]:
     """Writes the checkpoint with the circuit folded in; see `cna.convert`.
+
+    Everything beside the weights is copied, folders too. Returns the files that were left out:
+    weights in other formats, which would not be steered.
 
     Args:
         neurons: neuron indices by layer.
         mark: JSON text that tells where the folder comes from, kept beside the weights.
     """
-    from .files import MARK
-
     with checkpoint(source, path) as (folder, _):
         if path.resolve() == folder.resolve():
             raise ValueError(
@@ -171,10 +211,7 @@ def write_folded(
         sites = down_projections(folder, shape, pattern)
         files = weight_files(folder)
         with output_folder(path, overwrite) as target:
-            for file in sorted(folder.iterdir()):
-                other = file.suffix not in _WEIGHTS and not file.name.startswith(".")
-                if file.is_file() and other and file.name != MARK:
-                    shutil.copyfile(file, target / file.name)
+            left_out = _copy_others(folder, target, {f.name for f in files})
             for file in files:
                 copy = target / file.name
                 shutil.copyfile(file, copy)
@@ -182,3 +219,21 @@ def write_folded(
                     if site.tensor.file == file and site.layer in neurons:
                         scale_columns(copy, site, neurons[site.layer], multiplier)
             (target / MARK).write_text(mark, encoding="utf-8")
+    return left_out
+
+
+def _copy_others(folder: Path, target: Path, weights: set[str]) -> list[str]:
+    """Copies what lies beside the weights; returns the names of weights in other formats."""
+    left_out = []
+    for at, folders, names in os.walk(folder):
+        folders[:] = sorted(d for d in folders if not d.startswith("."))  # .git, .cache
+        place = Path(at).relative_to(folder)
+        for name in sorted(names):
+            if place == Path() and (name in weights or name == MARK):
+                continue
+            if any(fnmatch.fnmatch(name, pattern) for pattern in _WEIGHTS):
+                left_out.append((place / name).as_posix())
+                continue
+            (target / place).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / place / name, target / place / name)
+    return left_out

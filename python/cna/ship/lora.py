@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .files import MARK, down_projections, output_folder
 from .folded import checkpoint
+from .module_names import module_names
 
 RANK_LIMITS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM takes for --max-lora-rank; its default is 16."""
@@ -78,9 +79,10 @@ def write_peft(
     modules = []
     with checkpoint(source, path) as (folder, name):
         transposed = False
-        for layer, (module, flipped, columns) in hf_columns(
-            neurons, shape, folder, pattern
-        ).items():
+        found = hf_columns(neurons, shape, folder, pattern)
+        names = module_names([module for module, _, _ in found.values()], source, folder)
+        for layer, (module, flipped, columns) in found.items():
+            module = names[module]
             a, b = factors(columns, neurons[layer], shape[1], multiplier, rank)
             tensors[f"base_model.model.{module}.lora_A.weight"] = a
             tensors[f"base_model.model.{module}.lora_B.weight"] = b

@@ -66,7 +66,7 @@ def test_an_empty_or_foreign_file(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2)}, tmp_path / "weights.pt")
     fails(RuntimeError, "TorchScript archive", lambda: cna.load(tmp_path / "weights.pt"))
     (tmp_path / "folder").mkdir()
-    fails(RuntimeError, "manifest.json", lambda: cna.load(tmp_path / "folder"))
+    fails(FileNotFoundError, "manifest.json", lambda: cna.load(tmp_path / "folder"))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "cna.model"}', '{"format": 3}'])

@@ -110,7 +110,7 @@ def test_provenance_says_how_a_circuit_was_found(tiny: cna.Model) -> None:
     p = circuit.provenance
     assert p["model_id"] == "llama" and p["fraction"] == 0.1 and p["k"] == 26
     assert p["positive_prompts"] == len(POSITIVE) and p["negative_prompts"] == len(NEGATIVE)
-    assert len(p["weights_hash"]) == 64 and p["dtype"] == "Float"
+    assert len(p["weights_hash"]) == 64 and p["dtype"] == "float32"
     assert p["universal_filter"]["prompts"] == len(cna.prompts.universal_prompts())
     assert p["cna_version"] == cna.__version__
     other = cna.discover(tiny, POSITIVE[1:], NEGATIVE, fraction=0.1)

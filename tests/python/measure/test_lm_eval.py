@@ -301,3 +301,13 @@ def test_the_harness_makes_the_model_by_name(
     assert isinstance(lm, CnaLM)
     assert (lm.multiplier, lm.batch_size, len(lm.circuit)) == (0.5, 8, len(circuit))
     assert lm_eval.api.registry.get_model("dummy") is not None
+
+
+def test_arguments_that_are_not_the_bridges_are_refused(tiny: cna.Model) -> None:
+    with pytest.raises(ValueError, match=r"^CnaLM: .*got 'multiplyer'; did you mean 'multiplier'"):
+        CnaLM(tiny, multiplyer=0.5)
+    with pytest.raises(ValueError, match=r"got 'gpu_memory_utilization'; leave it out"):
+        lm_eval.api.registry.get_model("cna").create_from_arg_obj(
+            {"pretrained": tiny, "gpu_memory_utilization": 0.9},
+            {"batch_size": 8, "max_batch_size": 64, "device": "cpu"},
+        )

@@ -63,7 +63,7 @@ def test_a_bad_prompt_file_gives_one_clear_error(tmp_path, name, text, message):
 
 
 def test_a_missing_file_a_folder_and_an_empty_list_give_one_clear_error(tmp_path):
-    with pytest.raises(ValueError, match=r"^read_prompts: expected a file, .*no such file"):
+    with pytest.raises(FileNotFoundError, match=r"^read_prompts: expected a file, .*no such file"):
         prompts.read_prompts(tmp_path / "none.txt")
     with pytest.raises(ValueError, match=r"^read_prompts: expected a file, .*a folder"):
         prompts.read_prompts(tmp_path)
@@ -129,7 +129,7 @@ def test_a_bad_quiz_gives_one_clear_error(tmp_path, text, message):
 
 
 def test_a_missing_quiz_gives_one_clear_error(tmp_path):
-    with pytest.raises(ValueError, match=r"^read_quiz: expected files named \*_test.csv"):
+    with pytest.raises(FileNotFoundError, match=r"^read_quiz: expected files named \*_test.csv"):
         prompts.read_quiz(tmp_path)
-    with pytest.raises(ValueError, match=r"^read_quiz: expected a file"):
+    with pytest.raises(FileNotFoundError, match=r"^read_quiz: expected a file"):
         prompts.read_quiz(tmp_path / "none.csv")

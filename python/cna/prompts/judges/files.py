@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ...base.files import require_file
 from .answer import AnswerJudge
 from .keyword import KeywordJudge
 
@@ -23,7 +24,7 @@ def from_dict(values: object, name: str = "judge") -> KeywordJudge | AnswerJudge
     fields = {k: v for k, v in values.items() if k != "kind"}
     fields.setdefault("name", name)
     allowed = {
-        "keyword": {"name", "patterns", "regex", "first_chars", "ignore_case"},
+        "keyword": {"name", "patterns", "regex", "first_chars", "ignore_case", "quoted"},
         "answer": {"name", "answers"},
     }
     needed = {"keyword": "patterns", "answer": "answers"}
@@ -51,11 +52,11 @@ def from_dict(values: object, name: str = "judge") -> KeywordJudge | AnswerJudge
 def load(path: str | Path) -> KeywordJudge | AnswerJudge:
     """Read a judge that `save` wrote (a JSON file).
 
-    Raises ValueError for a missing file, one that is not UTF-8 or JSON, or wrong fields.
+    Raises FileNotFoundError for a missing file, ValueError for one that is not UTF-8 or JSON, or
+    wrong fields.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"judges.load: expected a JSON file, got {str(path)!r}; no such file")
+    require_file(path, "judges.load")
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

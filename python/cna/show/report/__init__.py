@@ -25,12 +25,13 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
     figures/; each may be missing, not all. Without images, figures are drawn from the circuit and
     the table.
     Raises:
+        FileNotFoundError: nothing is at the path.
         ValueError: no folder, nothing of a run in it, or a part that is empty or malformed.
         RuntimeError: a file that cannot be read or written.
     """
     folder = Path(run_folder)
     if not folder.is_dir():
-        raise ValueError(
+        raise (ValueError if folder.exists() else FileNotFoundError)(
             f"write_report: expected a run's folder, got '{folder}'; pass the folder that holds "
             "run.json"
         )
