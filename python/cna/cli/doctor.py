@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import first_line
 from ..hosts.model import Model
 from . import doctor_checks as look
-from .doctor_checks import Check, Patient, archive_hash, own_package, relative_difference
+from . import doctor_prompts as prompts
+from .doctor_checks import archive_hash, own_package
+from .doctor_patient import Check, Patient, relative_difference
 
 TEXT = "Check that a model behaves as cna expects."
 
@@ -25,6 +28,8 @@ def check(
     *,
     device: str = "cpu",
     pattern: str = "",
+    system: str | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[Check]:
     """Looks at a model in twelve ways, in seconds.
 
@@ -32,6 +37,7 @@ def check(
         model_or_name: a `cna.Model`, or a name that `cna.load` takes.
         hf_model: the Hugging Face model to compare with; by default the one behind the name,
             where it can be loaded.
+        system, template_kwargs: of the chat template, where a name is opened; see `cna.load`.
     Returns:
         One `Check` per property; a model that cannot be opened gives the failed ones only.
     """
@@ -45,7 +51,7 @@ def check(
         if not checks[0].passed:  # opening it would run it
             return checks
         try:
-            model = _open(model_or_name, device, pattern)
+            model = _open(model_or_name, device, pattern, system, template_kwargs)
         except (ValueError, RuntimeError, OSError) as error:
             reason = first_line(error)
             return [
@@ -62,11 +68,11 @@ def check(
         reason = first_line(error)
         return [*checks, Check("prompts", False, reason, "mend the tokenizer's files")]
     looks: dict[str, Callable[[], Check]] = {
-        "one BOS": lambda: look.one_bos(p),
-        "prompts end with text": lambda: look.prompt_end(p),
-        "chat template": lambda: look.chat_template(p),
-        "padding sides": lambda: look.padding_sides(p),
-        "EOS": lambda: look.end_token(p),
+        "one BOS": lambda: prompts.one_bos(p),
+        "prompts end with text": lambda: prompts.prompt_end(p),
+        "chat template": lambda: prompts.chat_template(p),
+        "padding sides": lambda: prompts.padding_sides(p),
+        "EOS": lambda: prompts.end_token(p),
         "layouts that agree": lambda: look.layouts(p),
         "batch equals single": lambda: look.batch_equals_single(p),
         "shared prefix equals none": lambda: look.shared_prefix(p),
@@ -82,11 +88,18 @@ def check(
     return checks
 
 
-def _open(name: str | os.PathLike[str], device: str, pattern: str) -> Model:
+def _open(
+    name: str | os.PathLike[str],
+    device: str,
+    pattern: str,
+    system: str | None,
+    template_kwargs: Mapping[str, Any] | None,
+) -> Model:
     from .. import load
 
+    chat = {"system": system, "template_kwargs": template_kwargs}
     # The hash is a check of its own.
-    return load(name, device=device, pattern=pattern, verify=False)
+    return load(name, device=device, pattern=pattern, verify=False, **chat)  # type: ignore[arg-type]
 
 
 def _eager(name: str, model: Model) -> tuple[Any, str]:
@@ -98,10 +111,10 @@ def _eager(name: str, model: Model) -> tuple[Any, str]:
         return None, first_line(error)
 
 
-def main_doctor(name: str, *, hf_model: Any = None, device: str = "cpu", pattern: str = "") -> int:
+def main_doctor(name: str, *, hf_model: Any = None, **options: Any) -> int:
     """Prints one line per check, with a fix for each that fails. Returns 0 if all hold, else 1."""
     checks = [one for one in (own_package(),) if not one.passed]
-    checks += check(name, hf_model, device=device, pattern=pattern)
+    checks += check(name, hf_model, **options)
     for one in checks:
         print(one)
     failed = sum(not c.passed for c in checks)
@@ -114,7 +127,25 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="smollm2, a Hugging Face id or folder, or an export")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
+    parser.add_argument("--system", help="a system message in front of every prompt")
+    parser.add_argument(
+        "--template-kwargs",
+        type=_template_kwargs,
+        metavar="JSON",
+        help='further arguments of the chat template, such as \'{"date_string": "26 Jul 2024"}\'',
+    )
+
+
+def _template_kwargs(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
+    return values
 
 
 def run(args: argparse.Namespace) -> int:
-    return main_doctor(args.model, device=args.device, pattern=args.pattern)
+    names = ("device", "pattern", "system", "template_kwargs")
+    return main_doctor(args.model, **{name: getattr(args, name) for name in names})

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ..base.versions import versions
+from .layouts import limits
 from .model import Model
 
 
@@ -22,7 +23,7 @@ def steering_active(model: Model) -> list[str]:
 
 
 def about_model(model: Model) -> dict[str, Any]:
-    """Name, weights, dtype, host, versions, template and active steering, as JSON values.
+    """Name, weights, dtype, host, versions, template, settings and active steering, as JSON values.
 
     made_with: versions of its export, None where it has none.
     """
@@ -35,6 +36,10 @@ def about_model(model: Model) -> dict[str, Any]:
         "versions": versions(),
         "made_with": _manifest(model).get("made_with"),
         "chat_template_sha256": model.chat_template_sha256(),
+        "system_message": model.system,
+        "template_kwargs": _as_json(model.template_kwargs),
+        "layouts_left_out": limits(model.core),
+        "generation_settings_left_out": _as_json(model.generation_settings_left_out),
         "steering_active": steering_active(model),
     }
 
@@ -45,6 +50,11 @@ def fingerprint_parts(model: Model) -> list[Any]:
     dtype = str(model.dtype).removeprefix("torch.")
     made = _manifest(model).get("made_with")
     return [model.identity, shape, dtype, host_of(model), versions(), made]
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """A template may take any object: those without a form in JSON by their text."""
+    return dict(json.loads(json.dumps(values, default=str)))
 
 
 def _manifest(model: Model) -> dict[str, Any]:

@@ -54,6 +54,28 @@ def strengths_of(multiplier: Any) -> tuple[list[float], bool]:
     return values, not alone
 
 
+def intervention_of(what: Any, multiplier: Any, shape: tuple[int, int]) -> Entry:
+    """What `Model.steer` takes, for a model of `shape` (layers, width)."""
+    if isinstance(what, _core.Intervention):
+        return what, list(range(what.arms)) if what.arms > 1 else None
+    values, per_prompt = strengths_of(multiplier)
+    strengths = sorted(set(values))
+    arms = [strengths.index(v) for v in values] if per_prompt else None
+    if isinstance(what, _core.Circuit):
+        if tuple(what.shape) != shape:
+            raise ValueError(
+                f"steer: expected a circuit of {shape[0]} layers x {shape[1]} neurons, got "
+                f"one of {what.shape[0]} x {what.shape[1]}; discover it on this model"
+            )
+        return _core.Intervention.scale(what, strengths), arms
+    if hasattr(what, "intervention"):
+        return what.intervention(strengths), arms
+    raise ValueError(
+        f"steer: expected a Circuit, an Intervention or a SteeringVector, got "
+        f"{type(what).__name__}; discover a circuit first"
+    )
+
+
 def combined(open_blocks: Sequence[Entry], n_prompts: int) -> tuple[_core.Intervention, list[int]]:
     """All of them as one intervention, and the arm of each prompt (empty: arm 0 for all)."""
     for _, arms in open_blocks:

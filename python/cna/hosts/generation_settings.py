@@ -6,8 +6,8 @@ from typing import Any
 
 # Those of `Model.generate` itself; the others of a checkpoint have no counterpart here.
 _FOLLOWED = ("do_sample", "temperature", "top_k", "top_p", "max_new_tokens")
-_OF_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p")
-_OF_SAMPLING += ("epsilon_cutoff", "eta_cutoff")
+_OF_SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p"}
+_OF_SAMPLING |= {"epsilon_cutoff", "eta_cutoff"}
 # Values that change nothing, and settings that say nothing of the text.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("temperature", "top_p", "typical_p", "guidance_scale"), (1.0,)),
@@ -22,8 +22,8 @@ _SILENT |= {"early_stopping", "length_penalty", "diversity_penalty", "is_assista
 _SILENT |= {"num_assistant_tokens", "num_assistant_tokens_schedule", "speculation_type"}
 _SILENT |= {"max_matching_ngram_size", "target_lookbehind", "disable_compile", "low_memory"}
 _SILENT |= {"prefill_chunk_size", "renormalize_logits", "remove_invalid_values"}
-_SILENT_STARTS = ("output_", "assistant_", "prompt_lookup_", "cache_", "max_cache", "compile_")
-_SILENT_STARTS += ("continuous_batching",)
+_STARTS = "output_ assistant_ prompt_lookup_ cache_ max_cache compile_ continuous_batching"
+_SILENT_STARTS = tuple(_STARTS.split())
 
 
 def generation_settings(hf_model: Any) -> dict[str, Any]:

@@ -191,8 +191,8 @@ def live(
         except BaseException:
             step.leave()
             raise
-    chat = {"system": system, "template_kwargs": template_kwargs}
-    model = Model(core, tokenizer, generation=generation_settings(hf_model), **chat)
+    model = Model(core, tokenizer, system=system, template_kwargs=template_kwargs)
+    model.generation_settings = generation_settings(hf_model)
     model.ranks = ranks(hf_model)
     model.weights_mark = _weights_mark(hf_model)
     weakref.finalize(model.core, step.leave)

@@ -141,7 +141,8 @@ class Plain:
         few = options(hf_model, use_cache=False, logits_to_keep=keep)
         try:
             for ids in self.prompts:
-                seen.clear(), left.clear()
+                seen.clear()
+                left.clear()
                 tokens = torch.tensor([ids], device=self.device)
                 with torch.no_grad():
                     out = hf_model(input_ids=tokens, return_dict=True, **few)

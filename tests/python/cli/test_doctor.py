@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from typing import Any
 import cna
 import pytest
 import torch
+import transformers
+from cna.cli import main
 from cna.doctor import Check, check, main_doctor, relative_difference
-from conftest import CHAT_TEMPLATE, appending_tokenizer, make_hf, make_tokenizer
+from conftest import CHAT_TEMPLATE, FAMILIES, appending_tokenizer, make_hf, make_tokenizer
 
 NAMES = [
     "archive is as exported",
@@ -126,6 +129,35 @@ def test_a_template_of_the_day_fails(tiny: cna.Model, tiny_hf: Any) -> None:
     )
     model = cna.Model(tiny.core, tokenizer, None)
     assert failures(check(model, tiny_hf)) == {"chat template"}
+
+
+def test_the_commands_template_arguments_reach_the_template(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dated = CHAT_TEMPLATE.replace("You are", "{{ day or strftime_now('%d %b %Y') }}: you are")
+    (exported / "chat_template.jinja").write_text(dated)
+    digest = hashlib.sha256(dated.encode()).hexdigest()
+    edit_manifest(exported, chat_template_sha256=digest)
+    assert main(["doctor", str(exported)]) == 1
+    assert main(["doctor", str(exported), "--template-kwargs", '{"day": "1 May"}']) == 0
+    with pytest.raises(SystemExit, match="2"):
+        main(["doctor", str(exported), "--template-kwargs", "1 May"])
+    assert "expected a JSON object, got '1 May'" in capsys.readouterr().err
+
+
+def test_an_older_export_that_is_wrong_beyond_the_window_fails(tmp_path: Path) -> None:
+    """All prompts of the other checks are shorter than 200 tokens."""
+    settings = FAMILIES["mistral"][1] | {"sliding_window": 200, "max_position_embeddings": 512}
+    torch.manual_seed(0)
+    hf = transformers.MistralForCausalLM(transformers.MistralConfig(**settings)).eval()
+    for parameter in hf.parameters():
+        parameter.data.mul_(3.0 if parameter.dim() > 1 else 1.0)
+    folder = cna.export(hf, make_tokenizer(), tmp_path / "m")
+    assert failures(check(cna.load(folder), hf)) == set()
+    hf.config.sliding_window = None
+    assert failures(check(cna.load(folder), hf)) == set()  # nothing to exceed
+    hf.config.sliding_window = 190
+    assert failures(check(cna.load(folder), hf)) == {"exported equals Hugging Face"}
 
 
 def test_a_template_without_the_message_fails(tiny: cna.Model) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from conftest import FAMILIES, PROMPTS, down_projections, make_hf, make_tokenizer, random_ids
+from families import build
 from live_oracle import close, last_logits, recordings
 
 IDS = random_ids([3, 7, 12], seed=9)
@@ -76,6 +77,20 @@ def test_settings_that_answers_do_not_follow_are_said(tmp_path: Path) -> None:
             model.generate(IDS, settings="checkpoint")
 
 
+def test_files_say_what_prompts_and_answers_were_made_with() -> None:
+    hf = with_settings(suppress_tokens=[7], repetition_penalty=1.3)
+    chat: dict[str, Any] = {"system": "Be polite.", "template_kwargs": {"date": object}}
+    model = cna.live(hf, make_tokenizer(), **chat)
+    found = cna.discover(model, PROMPTS[:2], PROMPTS[2:4], k=3, universal=None).provenance
+    assert found["system_message"] == "Be polite."
+    assert found["template_kwargs"] == {"date": str(object)}
+    assert found["generation_settings_left_out"] == {
+        "suppress_tokens": [7],
+        "repetition_penalty": 1.3,
+    }
+    assert found["layouts_left_out"] == []
+
+
 def test_greedy_settings_are_nothing_to_say(tmp_path: Path) -> None:
     """Also where a checkpoint spells out values that change nothing."""
     neutral = {"repetition_penalty": 1.0, "num_beams": 1, "top_p": 1.0, "temperature": 1.0}
@@ -126,6 +141,15 @@ def test_a_rope_of_fixed_factor_reaches_to_its_scaled_length(
     assert close(model.logits(ids), last_logits(hf, ids), 1e-4)
     with pytest.raises(ValueError, match=f"expected at most {longest} tokens"):
         model.logits(random_ids([longest + 1]))
+
+
+def test_mpts_longest_prompt_is_known() -> None:
+    """It calls it max_seq_len; a longer prompt ended in another library's error."""
+    hf, _ = build("mpt")
+    model = cna.live(hf, None)
+    assert model.core.max_positions == 256
+    with pytest.raises(ValueError, match="expected at most 256 tokens, got 257"):
+        model.logits(random_ids([257]))
 
 
 def test_a_dense_model_with_fields_for_experts_is_dense() -> None:
