@@ -54,7 +54,7 @@ cpp-tests: $(VENV)/.installed
 	ctest --test-dir $(TREE) --output-on-failure
 
 python-tests: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --durations=25 --durations-min=4
 
 # With all threads in one process: sums of several threads are tested too.
 python-nightly: $(VENV)/.installed

@@ -7,7 +7,10 @@
 #include <random>
 
 #include "cna/error.hpp"
+#include "cna/torch/tap.hpp"
+#include "finite.hpp"
 #include "run.hpp"
+#include "step_error.hpp"
 
 namespace cna {
 namespace {
@@ -38,7 +41,9 @@ class Sampler {
   }
   void move(size_t to, size_t from) { streams_[to] = streams_[from]; }
 
-  std::vector<int64_t> next(const at::Tensor& logits) {
+  /// The next token of each row, int64 [rows], on the device of the logits; -1 where they mean
+  /// nothing.
+  at::Tensor next(const at::Tensor& logits) {
     at::Tensor chosen;
     if (options_.temperature == 0.0) {
       chosen = logits.argmax(-1);
@@ -46,7 +51,9 @@ class Sampler {
       const int64_t vocab = logits.size(-1);
       const int64_t k = options_.top_k > 0 ? std::min(options_.top_k, vocab) : vocab;
       const auto [scores, order] = at::topk(logits.to(at::kFloat), k, -1);
-      at::Tensor mass = (scores / options_.temperature).softmax(-1).to(at::kDouble).cumsum(-1);
+      // The largest is subtracted first: a temperature near 0 must not overflow.
+      const at::Tensor below = (scores - scores.narrow(-1, 0, 1)).to(at::kDouble);
+      at::Tensor mass = (below / options_.temperature).softmax(-1).cumsum(-1);
       at::Tensor draw = at::empty({logits.size(0), 1}, at::kDouble);
       for (int64_t row = 0; row < logits.size(0); ++row)
         draw.data_ptr<double>()[row] =
@@ -57,8 +64,7 @@ class Sampler {
           at::searchsorted(mass, draw.to(logits.device()) * mass.gather(1, cut)).clamp_max(k - 1);
       chosen = order.gather(1, pick).squeeze(1);
     }
-    chosen = chosen.to(at::kCPU, at::kLong).contiguous();
-    return {chosen.data_ptr<int64_t>(), chosen.data_ptr<int64_t>() + chosen.numel()};
+    return chosen.masked_fill(meaningless(logits), -1);
   }
 
  private:
@@ -84,18 +90,28 @@ class Decoder {
   std::span<const int64_t> rows() const { return rows_; }
 
   /// Runs one step; returns the next token of every row still in the batch.
-  std::vector<int64_t> step() {
+  /// @param number  of the answer's tokens, from 0
+  std::vector<int64_t> step(int64_t number) {
     const auto rows = static_cast<int64_t>(rows_.size());
     const at::Tensor keep = at::full({1}, ids_.size(1) - 1, ids_.options());
     const Step step{ids_, mask_.narrow(0, 0, rows).narrow(1, 0, total_), positions_, keep,
                     view_cache(cache_, rows, total_)};
-    return sampler_.next(run_.host().logits(step).select(1, 0));
+    if (number == 0 || !run_.info().has_cache())
+      run_.place(rows_, positions_);
+    else
+      run_.host().taps().set_places({});  // new tokens stand behind every prompt
+    chosen_ = sampler_.next(run_.logits(step).select(1, 0)).to(ids_.device());
+    const at::Tensor host = chosen_.to(at::kCPU).contiguous();  // the only wait of a step
+    const std::vector<int64_t> tokens{host.data_ptr<int64_t>(),
+                                      host.data_ptr<int64_t>() + host.numel()};
+    for (size_t i = 0; i < tokens.size(); ++i)
+      if (tokens[i] < 0) throw_meaningless("generate", rows_[i], number);
+    return tokens;
   }
 
-  /// Takes the tokens in, drops the rows that ended, and gets ready for the next step.
-  void advance(std::vector<int64_t> tokens, const std::vector<bool>& ended) {
-    at::Tensor last = positions_.select(1, -1) + 1;
-    if (!run_.info().has_cache()) last = positions_.select(1, -1);
+  /// Takes the tokens in, drops the rows that ended, and gets ready for the next step. Tokens and
+  /// edits stay on the device; only where rows ended, the numbers of the others go there.
+  void advance(const std::vector<bool>& ended) {
     const size_t before = rows_.size();
     std::vector<int64_t> source(before);
     for (size_t i = 0; i < before; ++i) source[i] = static_cast<int64_t>(i);
@@ -103,22 +119,25 @@ class Decoder {
       if (!ended[i]) continue;
       const size_t end = rows_.size() - 1;
       if (i != end) move_row(i, end);
-      rows_[i] = rows_[end], tokens[i] = tokens[end], source[i] = source[end];
-      rows_.pop_back(), tokens.pop_back(), source.pop_back();
+      rows_[i] = rows_[end], source[i] = source[end];
+      rows_.pop_back(), source.pop_back();
     }
     if (rows_.empty()) return;
-    const auto longs = at::TensorOptions(at::kLong);
-    const at::Tensor from = at::tensor(source, longs).to(ids_.device());
-    const at::Tensor next = at::tensor(tokens, longs).to(ids_.device()).unsqueeze(1);
+    at::Tensor next = chosen_, last = positions_.select(1, -1);
+    if (rows_.size() != before) {
+      const at::Tensor from = at::tensor(source, at::kLong).to(ids_.device());
+      next = next.index_select(0, from), last = last.index_select(0, from);
+      if (!run_.info().has_cache()) ids_ = ids_.index_select(0, from);
+      run_.keep_rows(from);
+    }
     if (run_.info().has_cache()) {
-      ids_ = next;
-      positions_ = last.index_select(0, from).unsqueeze(1);
+      ids_ = next.unsqueeze(1);
+      positions_ = last.add(1).unsqueeze(1);
     } else {  // without a cache the whole row runs again
-      ids_ = at::cat({ids_.index_select(0, from), next}, 1);
+      ids_ = at::cat({ids_, next.unsqueeze(1)}, 1);
       positions_ = at::arange(ids_.size(1), ids_.options()).expand({ids_.size(0), -1});
     }
     ++total_;
-    if (rows_.size() != before) run_.steer(rows_);
   }
 
  private:
@@ -135,14 +154,14 @@ class Decoder {
   std::vector<int64_t> rows_;
   Sampler sampler_;
   std::vector<at::Tensor> cache_;
-  at::Tensor ids_, mask_, positions_;
+  at::Tensor ids_, mask_, positions_, chosen_;
   int64_t total_ = 0;
 };
 
 }  // namespace
 
 std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
-                               const GenerateOptions& generation, const RunOptions& options) {
+                               const GenerateOptions& generation, const RunOptions& options) try {
   require_options(generation);
   Run run("generate", model, prompts, options, generation.max_new_tokens);
   c10::InferenceMode guard;
@@ -157,21 +176,24 @@ std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
     Decoder decoder(run, batch, generation);
     for (int64_t n = 1; n <= generation.max_new_tokens && !decoder.done(); ++n) {
       run.report(before + n - 1, total);
-      std::vector<int64_t> tokens = decoder.step();
+      const std::vector<int64_t> tokens = decoder.step(n - 1);
       std::vector<bool> ended(tokens.size());
       for (size_t i = 0; i < tokens.size(); ++i) {
         ended[i] = std::find(eos.begin(), eos.end(), tokens[i]) != eos.end();
         if (!ended[i]) answers[static_cast<size_t>(decoder.rows()[i])].push_back(tokens[i]);
       }
-      if (n < generation.max_new_tokens) decoder.advance(std::move(tokens), ended);
+      if (n < generation.max_new_tokens) decoder.advance(ended);
     }
     before += generation.max_new_tokens;
   }
   run.report(total, total);
   return answers;
+} catch (const std::exception& error) {
+  rethrow("generate", error);
 }
 
-at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts, const RunOptions& options) {
+at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts,
+                       const RunOptions& options) try {
   Run run("logits", model, prompts, options);
   c10::InferenceMode guard;
   at::Tensor out;
@@ -181,7 +203,11 @@ at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts, const Ru
     run.steer(batch.rows);
     const at::Tensor last = at::full({1}, batch.ids.size(1) - 1, batch.ids.options());
     const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), last);
-    const at::Tensor logits = run.host().logits(step).select(1, 0).to(at::kCPU, at::kFloat);
+    const at::Tensor here = run.logits(step).select(1, 0);
+    const at::Tensor bad = meaningless(here).to(at::kCPU);
+    const at::Tensor logits = here.to(at::kCPU, at::kFloat);
+    for (size_t i = 0; i < batch.rows.size(); ++i)
+      if (bad.data_ptr<bool>()[i]) throw_meaningless("logits", batch.rows[i], 0);
     if (!out.defined()) {
       c10::InferenceMode off(false);  // the caller's own tensor: it may be changed, or learned from
       out = at::empty({static_cast<int64_t>(prompts.size()), logits.size(1)}, at::kFloat);
@@ -191,6 +217,8 @@ at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts, const Ru
   }
   run.report(done, static_cast<int64_t>(prompts.size()));
   return out;
+} catch (const std::exception& error) {
+  rethrow("logits", error);
 }
 
 }  // namespace cna

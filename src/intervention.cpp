@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
+#include <limits>
+
 #include "cna/error.hpp"
 #include "cna/sha256.hpp"
 
@@ -10,10 +13,23 @@ namespace {
 
 const auto kEdit = at::TensorOptions(at::kDouble);
 
+/// Models compute in float32 at most: what overflows there is no strength.
 void require_finite(const char* function, double value) {
-  if (!std::isfinite(value))
-    throw_value_error("{}: expected a finite strength, got {}; pass a number such as 0", function,
-                      value);
+  if (!(std::abs(value) <= std::numeric_limits<float>::max()))
+    throw_value_error(
+        "{}: expected a strength that is finite in float32, got {}; pass a number "
+        "such as 0",
+        function, value);
+}
+
+/// Two edits of one place act on the same features.
+void require_features(const char* function, int64_t expected, int64_t got) {
+  if (got != expected)
+    throw_value_error(
+        "{}: expected edits of {} features as in the other intervention, got {}; both must be of "
+        "one "
+        "model",
+        function, expected, got);
 }
 
 at::Tensor rows(const at::Tensor& tensor, const at::Tensor& index) {
@@ -29,7 +45,9 @@ Intervention::Intervention(int64_t arms) : arms_(arms) {
 
 Intervention::Edit& Intervention::at_slot(Site site, int64_t layer, int64_t features, bool scaled,
                                           bool shifted) {
-  Edit& edit = edits_[{static_cast<int>(site), layer}];
+  std::vector<Edit>& edits = edits_[{static_cast<int>(site), layer}];
+  if (edits.empty()) edits.emplace_back();
+  Edit& edit = edits.back();
   if (scaled && !edit.scale.defined()) edit.scale = at::ones({arms_, features}, kEdit);
   if (shifted && !edit.shift.defined()) edit.shift = at::zeros({arms_, features}, kEdit);
   return edit;
@@ -37,10 +55,12 @@ Intervention::Edit& Intervention::at_slot(Site site, int64_t layer, int64_t feat
 
 void Intervention::drop_identities() {
   for (auto entry = edits_.begin(); entry != edits_.end();) {
-    Edit& edit = entry->second;
-    if (edit.scale.defined() && edit.scale.eq(1.0).all().item<bool>()) edit.scale = at::Tensor();
-    if (edit.shift.defined() && edit.shift.eq(0.0).all().item<bool>()) edit.shift = at::Tensor();
-    entry = edit.scale.defined() || edit.shift.defined() ? std::next(entry) : edits_.erase(entry);
+    std::erase_if(entry->second, [](Edit& edit) {
+      if (edit.scale.defined() && edit.scale.eq(1.0).all().item<bool>()) edit.scale = at::Tensor();
+      if (edit.shift.defined() && edit.shift.eq(0.0).all().item<bool>()) edit.shift = at::Tensor();
+      return !edit.scale.defined() && !edit.shift.defined();
+    });
+    entry = entry->second.empty() ? edits_.erase(entry) : std::next(entry);
   }
 }
 
@@ -99,10 +119,19 @@ Intervention Intervention::add(Site site, int64_t layer, const at::Tensor& vecto
   for (const double c : coefficients) require_finite("add", c);
   const at::Tensor c =
       at::tensor(at::ArrayRef<double>(coefficients.data(), coefficients.size()), kEdit);
-  out.at_slot(site, layer, vector.size(0), false, true).shift =
-      c.unsqueeze(1) * vector.detach().to(at::kCPU, at::kDouble).unsqueeze(0);
+  const at::Tensor shift = c.unsqueeze(1) * vector.detach().to(at::kCPU, at::kDouble).unsqueeze(0);
+  if (!shift.to(at::kFloat).isfinite().all().item<bool>())
+    throw_value_error(
+        "add: expected a vector that is finite in float32 with its coefficients, got one that is "
+        "not; compute it from finite activations");
+  out.at_slot(site, layer, vector.size(0), false, true).shift = shift;
   out.drop_identities();
   return out;
+}
+
+Intervention Intervention::bias_logits(const at::Tensor& bias,
+                                       std::span<const double> coefficients) {
+  return add(static_cast<Site>(kLogits), 0, bias, coefficients);
 }
 
 Intervention Intervention::then(const Intervention& next) const {
@@ -114,17 +143,22 @@ Intervention Intervention::then(const Intervention& next) const {
         arms_, next.arms_);
   Intervention out(arms);
   for (const Intervention* part : {this, &next}) {
-    for (const auto& [key, edit] : part->edits_) {
-      const int64_t features = (edit.scale.defined() ? edit.scale : edit.shift).size(1);
-      Edit& to = out.edits_[key];
-      if (edit.scale.defined()) {
-        const at::Tensor scale = edit.scale.expand({arms, features});
-        to.scale = to.scale.defined() ? to.scale * scale : scale.clone();
-        if (to.shift.defined()) to.shift = to.shift * scale;
-      }
-      if (edit.shift.defined()) {
-        const at::Tensor shift = edit.shift.expand({arms, features});
-        to.shift = to.shift.defined() ? to.shift + shift : shift.clone();
+    for (const auto& [key, edits] : part->edits_) {
+      std::vector<Edit>& slot = out.edits_[key];
+      for (const Edit& edit : edits) {
+        require_features("then", slot.empty() ? edit.features() : slot.front().features(),
+                         edit.features());
+        if (slot.empty() || slot.back().last != edit.last) slot.push_back({{}, {}, edit.last});
+        Edit& to = slot.back();
+        if (edit.scale.defined()) {
+          const at::Tensor scale = edit.scale.expand({arms, edit.features()});
+          to.scale = to.scale.defined() ? to.scale * scale : scale.clone();
+          if (to.shift.defined()) to.shift = to.shift * scale;
+        }
+        if (edit.shift.defined()) {
+          const at::Tensor shift = edit.shift.expand({arms, edit.features()});
+          to.shift = to.shift.defined() ? to.shift + shift : shift.clone();
+        }
       }
     }
   }
@@ -138,12 +172,24 @@ Intervention Intervention::concat(const std::vector<Intervention>& parts) {
   Intervention out(arms);
   int64_t from = 0;
   for (const Intervention& part : parts) {
-    for (const auto& [key, edit] : part.edits_) {
-      const int64_t features = (edit.scale.defined() ? edit.scale : edit.shift).size(1);
-      Edit& to = out.at_slot(static_cast<Site>(key.first), key.second, features,
-                             edit.scale.defined(), edit.shift.defined());
-      if (edit.scale.defined()) to.scale.narrow(0, from, part.arms_).copy_(edit.scale);
-      if (edit.shift.defined()) to.shift.narrow(0, from, part.arms_).copy_(edit.shift);
+    for (const auto& [key, edits] : part.edits_) {
+      std::vector<Edit>& slot = out.edits_[key];
+      size_t next = 0;  // a part's own edits keep their order; other rows do not mind it
+      for (const Edit& edit : edits) {
+        const int64_t features = edit.features();
+        require_features("concat", slot.empty() ? features : slot.front().features(), features);
+        while (next < slot.size() && slot[next].last != edit.last) ++next;
+        if (next == slot.size()) slot.push_back({{}, {}, edit.last});
+        Edit& to = slot[next++];
+        if (edit.scale.defined()) {
+          if (!to.scale.defined()) to.scale = at::ones({arms, features}, kEdit);
+          to.scale.narrow(0, from, part.arms_).copy_(edit.scale);
+        }
+        if (edit.shift.defined()) {
+          if (!to.shift.defined()) to.shift = at::zeros({arms, features}, kEdit);
+          to.shift.narrow(0, from, part.arms_).copy_(edit.shift);
+        }
+      }
     }
     from += part.arms_;
   }
@@ -158,63 +204,48 @@ Intervention Intervention::select(std::span<const int64_t> arms) const {
   }
   Intervention out(static_cast<int64_t>(arms.size()));
   const at::Tensor index = at::tensor(at::ArrayRef<int64_t>(arms.data(), arms.size()), at::kLong);
-  for (const auto& [key, edit] : edits_)
-    out.edits_[key] = {rows(edit.scale, index), rows(edit.shift, index)};
+  for (const auto& [key, edits] : edits_)
+    for (const Edit& edit : edits)
+      out.edits_[key].push_back({rows(edit.scale, index), rows(edit.shift, index), edit.last});
   out.drop_identities();
   return out;
 }
 
 std::string Intervention::digest() const {
   std::string bytes = fmt::format("{} arms\n", arms_);
-  for (const auto& [key, edit] : edits_) {
-    const std::pair<const char*, at::Tensor> parts[] = {{"scale", edit.scale},
-                                                        {"shift", edit.shift}};
-    for (const auto& [name, tensor] : parts) {
-      if (!tensor.defined()) continue;
-      const at::Tensor flat = (tensor + 0.0).contiguous();  // -0 is 0
-      bytes += fmt::format("{} {} {} {}\n", site_name(static_cast<Site>(key.first)), key.second,
-                           name, tensor.size(1));
-      bytes.append(reinterpret_cast<const char*>(flat.data_ptr<double>()), flat.nbytes());
+  for (const auto& [key, edits] : edits_) {
+    for (const Edit& edit : edits) {
+      const std::pair<const char*, at::Tensor> parts[] = {{"scale", edit.scale},
+                                                          {"shift", edit.shift}};
+      for (const auto& [name, tensor] : parts) {
+        if (!tensor.defined()) continue;
+        const at::Tensor flat = (tensor + 0.0).contiguous();  // -0 is 0
+        bytes += fmt::format("{} {} {} {} {}\n", site_name(static_cast<Site>(key.first)),
+                             key.second, name, tensor.size(1), edit.last);
+        bytes.append(reinterpret_cast<const char*>(flat.data_ptr<double>()), flat.nbytes());
+      }
     }
   }
   return sha256(bytes).substr(0, 16);
 }
 
-void Intervention::require_fits(GridShape shape, int64_t hidden, bool residual_sites) const {
-  for (const auto& [key, edit] : edits_) {
-    const auto site = static_cast<Site>(key.first);
-    const int64_t features = (edit.scale.defined() ? edit.scale : edit.shift).size(1);
-    const int64_t expected = site == Site::neuron ? shape.width : hidden;
-    if (features != expected || key.second >= shape.layers)
-      throw_value_error(
-          "steer: expected {} features per layer and layers below {}, got {} features "
-          "at layer {}; the circuit or vector belongs to another model",
-          expected, shape.layers, features, key.second);
-    if (site == Site::residual && !residual_sites)
-      throw_value_error(
-          "steer: expected a model whose residual stream was found, got one where it "
-          "was not; steer at site 'mlp_output' instead");
+Intervention Intervention::from_last(int64_t tokens) const {
+  if (tokens < 1)
+    throw_value_error(
+        "from_last: expected at least the prompt's last token, got {}; pass 1 or more", tokens);
+  Intervention out = *this;
+  for (auto& [key, edits] : out.edits_) {
+    if (key.first == kLogits) continue;  // always predicts the answer
+    for (Edit& edit : edits)
+      if (edit.last == 0) edit.last = tokens;
   }
+  return out;
 }
 
-std::vector<TapEdit> Intervention::bind(std::span<const int64_t> arm_of_row, int64_t layers,
-                                        at::ScalarType dtype, c10::Device device) const {
-  std::vector<TapEdit> out;
-  if (edits_.empty()) return out;
-  std::vector<int64_t> arms(arm_of_row.begin(), arm_of_row.end());
-  // One shared row is enough where all rows follow one arm.
-  if (std::all_of(arms.begin(), arms.end(), [&](int64_t a) { return a == arms[0]; }))
-    arms.resize(1);
-  const Intervention chosen = select(arms);
-  if (chosen.edits_.empty()) return out;
-  out.resize(static_cast<size_t>(kSites * layers));
-  const auto wide = dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const auto place = [&](const at::Tensor& t) {
-    return t.defined() ? t.to(at::TensorOptions(wide).device(device)).unsqueeze(1) : at::Tensor();
-  };
-  for (const auto& [key, edit] : chosen.edits_)
-    out[static_cast<size_t>(key.first * layers + key.second)] = {place(edit.scale),
-                                                                 place(edit.shift)};
+int64_t Intervention::last() const {
+  int64_t out = 0;
+  for (const auto& [key, edits] : edits_)
+    for (const Edit& edit : edits) out = std::max(out, edit.last);
   return out;
 }
 

@@ -6,12 +6,16 @@
 #include <limits>
 
 #include "cna/error.hpp"
+#include "finite.hpp"
 #include "run.hpp"
+#include "step_error.hpp"
 
 namespace cna {
 namespace {
 
-constexpr int64_t kLogitBytes = int64_t{256} << 20;  // of one batch, so that memory stays bounded
+/// Of one batch: float32 logits, their log probabilities, and what comes between.
+constexpr int64_t kLogitBytes = int64_t{256} << 20;
+constexpr int64_t kBytesPerLogit = 12;
 
 std::vector<TokenIds> join(const char* function, std::span<const TokenIds> prompts,
                            std::span<const TokenIds> continuations) {
@@ -33,24 +37,38 @@ std::vector<TokenIds> join(const char* function, std::span<const TokenIds> promp
 int64_t rows_that_fit(std::span<const TokenIds> continuations, int64_t vocab, int64_t rows) {
   size_t longest = 1;
   for (const TokenIds& c : continuations) longest = std::max(longest, c.size());
-  const int64_t bytes = static_cast<int64_t>(longest) * std::max<int64_t>(vocab, 1) * 4;
+  const int64_t bytes =
+      static_cast<int64_t>(longest) * std::max<int64_t>(vocab, 1) * kBytesPerLogit;
   return std::clamp<int64_t>(kLogitBytes / bytes, 1, std::max<int64_t>(rows, 1));
 }
 
-/// Calls sink(prompt numbers, log probabilities [rows, longest, vocab], continuation lengths) for
-/// each batch; a row's continuation lies in its last places.
-template <class Sink>
-void for_each_batch(const char* function, Model& model, std::span<const TokenIds> sequences,
-                    std::span<const int64_t> lengths, const RunOptions& options, const Sink& sink) {
+/// One batch, scored: tensors on the model's device, a row's continuation in its last places.
+struct Scored {
+  const Batch& batch;
+  at::Tensor log_p;    ///< float32 [rows, longest, vocab]
+  at::Tensor ids;      ///< [rows, longest]
+  at::Tensor counted;  ///< [rows, longest], false before the continuation
+};
+
+/// Calls sink(scored) -> float64 [rows, numbers] for each batch, and sets out[row] to a row's
+/// numbers; one read from the device a batch.
+/// @param ends     tokens of each sequence that are its prompt
+/// @param name_of  the prompt of a sequence, for messages
+template <class Sink, class Name>
+void score(const char* function, Model& model, std::span<const TokenIds> sequences,
+           std::span<const int64_t> ends, const RunOptions& options, const Name& name_of,
+           const Sink& sink, const at::Tensor& out) try {
   c10::InferenceMode guard;
-  Run run(function, model, sequences, options);
+  Run run(function, model, sequences, options, 0, ends);
   int64_t done = 0;
   for (const Batch& batch : run.batches()) {
     run.report(done, static_cast<int64_t>(sequences.size()));
     run.steer(batch.rows);
-    int64_t longest = 0;
+    std::vector<int64_t> lengths;
     for (const int64_t row : batch.rows)
-      longest = std::max(longest, lengths[static_cast<size_t>(row)]);
+      lengths.push_back(static_cast<int64_t>(sequences[static_cast<size_t>(row)].size()) -
+                        ends[static_cast<size_t>(row)]);
+    const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
     const int64_t fresh = batch.ids.size(1);
     // The token before a continuation predicts its first one; a shared prefix may hold it.
     if (longest >= fresh)
@@ -60,23 +78,49 @@ void for_each_batch(const char* function, Model& model, std::span<const TokenIds
           function);
     const at::Tensor keep = at::arange(fresh - 1 - longest, fresh - 1, batch.ids.options());
     const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), keep);
-    const at::Tensor log_p = run.host().logits(step).to(at::kFloat).log_softmax(-1);
-    sink(batch, log_p, longest);
+    const at::Tensor logits = run.logits(step).to(at::kFloat);
+    const at::Tensor place = at::arange(longest, at::kLong);
+    const at::Tensor counted =
+        place.ge(longest - at::tensor(lengths, at::kLong).unsqueeze(1)).to(logits.device());
+    const Scored scored{batch, logits.log_softmax(-1),
+                        batch.ids.narrow(1, fresh - longest, longest), counted};
+    const at::Tensor numbers = sink(scored);
+    // The first token whose logits mean nothing; `longest` where all are fine.
+    const at::Tensor bad = meaningless(logits).logical_and_(counted);
+    const at::Tensor first = place.to(bad.device()).masked_fill(bad.logical_not(), longest);
+    const at::Tensor read =
+        at::cat({numbers, first.amin(-1, true).to(at::kDouble)}, 1).to(at::kCPU);
+    for (size_t r = 0; r < batch.rows.size(); ++r) {
+      const at::Tensor row = read[static_cast<int64_t>(r)];
+      const auto at_token = static_cast<int64_t>(row[-1].item<double>());
+      if (at_token < longest)
+        throw_meaningless(function, name_of(batch.rows[r]), at_token - (longest - lengths[r]));
+      out.select(0, batch.rows[r]).copy_(row.narrow(0, 0, row.size(0) - 1));
+    }
     done += static_cast<int64_t>(batch.rows.size());
   }
   run.report(done, static_cast<int64_t>(sequences.size()));
+} catch (const std::exception& error) {
+  rethrow(function, error);
 }
 
-double sum_of(const at::Tensor& log_p, const at::Tensor& ids, int64_t row, int64_t longest,
-              int64_t length) {
-  const at::Tensor tokens = ids.select(0, row).narrow(0, ids.size(1) - length, length);
-  const at::Tensor mine = log_p.select(0, row).narrow(0, longest - length, length);
-  return mine.gather(1, tokens.unsqueeze(1)).to(at::kDouble).sum().item<double>();
+/// Sum of the log probabilities of a continuation's tokens, float64 [rows].
+at::Tensor likelihood(const Scored& s) {
+  const at::Tensor mine = s.log_p.gather(2, s.ids.unsqueeze(-1)).squeeze(-1).to(at::kDouble);
+  return mine.masked_fill(s.counted.logical_not(), 0.0).sum(-1);
 }
 
-std::vector<int64_t> lengths_of(std::span<const TokenIds> continuations) {
+/// Mean over a continuation's tokens of KL(reference || row), float64 []; both [tokens, vocab].
+at::Tensor kl_of(const at::Tensor& reference, const at::Tensor& log_p) {
+  const at::Tensor p = reference.exp();
+  const at::Tensor terms = (p * (reference - log_p)).masked_fill_(p.eq(0.0), 0.0);
+  // Rounding may leave a divergence of nothing just below 0.
+  return terms.sum({-1}, false, at::kDouble).clamp_min(0.0).mean();
+}
+
+std::vector<int64_t> lengths_of(std::span<const TokenIds> prompts) {
   std::vector<int64_t> out;
-  for (const TokenIds& c : continuations) out.push_back(static_cast<int64_t>(c.size()));
+  for (const TokenIds& p : prompts) out.push_back(static_cast<int64_t>(p.size()));
   return out;
 }
 
@@ -93,21 +137,16 @@ bool prefix_is_safe(std::span<const TokenIds> prompts, std::span<const TokenIds>
 at::Tensor log_likelihood(Model& model, std::span<const TokenIds> prompts,
                           std::span<const TokenIds> continuations, const RunOptions& options) {
   const std::vector<TokenIds> sequences = join("log_likelihood", prompts, continuations);
-  const std::vector<int64_t> lengths = lengths_of(continuations);
+  const std::vector<int64_t> ends = lengths_of(prompts);
   RunOptions run = options;
   if (options.batch_rows > 0)  // else Run refuses it
     run.batch_rows = rows_that_fit(continuations, model.info().vocab, options.batch_rows);
   run.share_prefix = options.share_prefix && prefix_is_safe(prompts, sequences);
-  at::Tensor out = at::zeros({static_cast<int64_t>(prompts.size())}, at::kDouble);
-  for_each_batch("log_likelihood", model, sequences, lengths, run,
-                 [&](const Batch& batch, const at::Tensor& log_p, int64_t longest) {
-                   for (size_t r = 0; r < batch.rows.size(); ++r) {
-                     const auto row = static_cast<size_t>(batch.rows[r]);
-                     out.data_ptr<double>()[row] =
-                         sum_of(log_p, batch.ids, static_cast<int64_t>(r), longest, lengths[row]);
-                   }
-                 });
-  return out;
+  const at::Tensor out = at::zeros({static_cast<int64_t>(prompts.size()), 1}, at::kDouble);
+  score(
+      "log_likelihood", model, sequences, ends, run, [](int64_t row) { return row; },
+      [](const Scored& s) { return likelihood(s).unsqueeze(1); }, out);
+  return out.squeeze(1);
 }
 
 Divergence divergence(Model& model, std::span<const TokenIds> prompts,
@@ -115,43 +154,89 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
   const std::vector<TokenIds> joined = join("divergence", prompts, continuations);
   const int64_t arms = options.intervention.arms();
   const auto n = static_cast<int64_t>(prompts.size());
-  // Rows go prompt by prompt, so that each batch holds whole groups: the reference, then the arms.
+  // Rows go prompt by prompt: the reference, then the arms. Batches keep that order (a group's rows
+  // are equally long, and the sort is stable), so a reference may be of the batch before.
   std::vector<TokenIds> sequences;
-  std::vector<int64_t> lengths;
+  std::vector<int64_t> ends;
   RunOptions run = options;
   run.arm_of_prompt.clear();
   for (size_t i = 0; i < joined.size(); ++i) {
     for (int64_t arm = 0; arm < arms; ++arm) {
       sequences.push_back(joined[i]);
-      lengths.push_back(static_cast<int64_t>(continuations[i].size()));
+      ends.push_back(static_cast<int64_t>(prompts[i].size()));
       run.arm_of_prompt.push_back(arm);
     }
   }
-  const int64_t fits = rows_that_fit(continuations, model.info().vocab, options.batch_rows);
-  if (options.batch_rows > 0) run.batch_rows = std::max<int64_t>(1, fits / arms) * arms;
+  if (options.batch_rows > 0)
+    run.batch_rows = rows_that_fit(continuations, model.info().vocab, options.batch_rows);
   if (options.batch_tokens >= 0) run.batch_tokens = std::numeric_limits<int64_t>::max();
   run.share_prefix = options.share_prefix && prefix_is_safe(prompts, joined);
-  Divergence out{at::zeros({arms, n}, at::kDouble), at::zeros({arms, n}, at::kDouble)};
+  const at::Tensor out = at::zeros({n * arms, 2}, at::kDouble);
   at::Tensor reference;
-  for_each_batch("divergence", model, sequences, lengths, run,
-                 [&](const Batch& batch, const at::Tensor& log_p, int64_t longest) {
-                   for (size_t r = 0; r < batch.rows.size(); ++r) {
-                     const int64_t row = batch.rows[r], arm = row % arms, prompt = row / arms;
-                     const int64_t length = lengths[static_cast<size_t>(row)];
-                     const auto at_row = [&](int64_t i) {
-                       return log_p.select(0, i).narrow(0, longest - length, length);
-                     };
-                     // Without a cache a group's rows come one batch after the other.
-                     if (arm == 0) reference = at_row(static_cast<int64_t>(r)).clone();
-                     const at::Tensor gap = reference - at_row(static_cast<int64_t>(r));
-                     const at::Tensor kl = (reference.exp() * gap).sum(-1).to(at::kDouble).mean();
-                     const auto place = arm * n + prompt;
-                     out.kl.data_ptr<double>()[place] = kl.item<double>();
-                     out.log_likelihood.data_ptr<double>()[place] =
-                         sum_of(log_p, batch.ids, static_cast<int64_t>(r), longest, length);
-                   }
-                 });
-  return out;
+  score(
+      "divergence", model, sequences, ends, run, [&](int64_t row) { return row / arms; },
+      [&](const Scored& s) {
+        std::vector<at::Tensor> kl;
+        for (size_t r = 0; r < s.batch.rows.size(); ++r) {
+          const auto i = static_cast<size_t>(s.batch.rows[r]);
+          const int64_t length = static_cast<int64_t>(sequences[i].size()) - ends[i];
+          const at::Tensor mine = s.log_p.select(0, static_cast<int64_t>(r))
+                                      .narrow(0, s.log_p.size(1) - length, length);
+          if (s.batch.rows[r] % arms == 0) reference = mine;
+          kl.push_back(kl_of(reference, mine));
+        }
+        reference = reference.clone();  // this batch's other logits go
+        return at::stack({at::stack(kl), likelihood(s)}, 1);
+      },
+      out);
+  const at::Tensor by_arm = out.view({n, arms, 2}).permute({2, 1, 0}).contiguous();
+  return {by_arm[0], by_arm[1]};
+}
+
+at::Tensor prompt_divergence(Model& model, std::span<const TokenIds> prompts,
+                             std::span<const TokenIds> other_prompts,
+                             std::span<const TokenIds> continuations, const RunOptions& options) {
+  const std::vector<TokenIds> own = join("prompt_divergence", prompts, continuations);
+  const std::vector<TokenIds> other = join("prompt_divergence", other_prompts, continuations);
+  const std::vector<int64_t> own_ends = lengths_of(prompts), other_ends = lengths_of(other_prompts);
+  RunOptions run = options;
+  if (options.batch_rows > 0)
+    run.batch_rows = rows_that_fit(continuations, model.info().vocab, options.batch_rows);
+  if (options.batch_tokens >= 0) run.batch_tokens = std::numeric_limits<int64_t>::max();
+  const auto at_once = static_cast<size_t>(std::max<int64_t>(run.batch_rows, 1));
+  const at::Tensor out = at::zeros({static_cast<int64_t>(own.size()), 1}, at::kDouble);
+  for (size_t first = 0; first < own.size(); first += at_once) {
+    const size_t n = std::min(at_once, own.size() - first);
+    const auto start = static_cast<int64_t>(first), count = static_cast<int64_t>(n);
+    std::vector<at::Tensor> reference(n);
+    const auto each = [&](const Scored& s, const auto& take) {  // each row's [tokens, vocab]
+      std::vector<at::Tensor> numbers;
+      for (size_t r = 0; r < s.batch.rows.size(); ++r) {
+        const auto i = static_cast<size_t>(s.batch.rows[r]);
+        const auto length = static_cast<int64_t>(continuations[first + i].size());
+        numbers.push_back(take(i, s.log_p.select(0, static_cast<int64_t>(r))
+                                      .narrow(0, s.log_p.size(1) - length, length)));
+      }
+      return at::stack(numbers).unsqueeze(1);
+    };
+    const auto pass = [&](const std::vector<TokenIds>& sequences, const std::vector<int64_t>& ends,
+                          std::span<const TokenIds> asked, int64_t arm, const auto& take) {
+      const auto rows = std::span(sequences).subspan(first, n);
+      run.arm_of_prompt.assign(n, arm);
+      run.share_prefix = options.share_prefix && prefix_is_safe(asked.subspan(first, n), rows);
+      score(
+          "prompt_divergence", model, rows, std::span(ends).subspan(first, n), run,
+          [&](int64_t row) { return start + row; }, [&](const Scored& s) { return each(s, take); },
+          out.narrow(0, start, count));
+    };
+    pass(own, own_ends, prompts, 0, [&](size_t i, const at::Tensor& log_p) {
+      reference[i] = log_p.clone();
+      return at::zeros({}, log_p.options().dtype(at::kDouble));
+    });
+    pass(other, other_ends, other_prompts, options.intervention.arms() - 1,
+         [&](size_t i, const at::Tensor& log_p) { return kl_of(reference[i], log_p); });
+  }
+  return out.squeeze(1);
 }
 
 }  // namespace cna

@@ -1,6 +1,6 @@
 /// The exceptions cna throws, and one helper per exception that formats its message.
 ///
-///   Error <- ValueError, IndexError, FileNotFound, OutOfMemory, Interrupted
+///   Error <- ValueError, IndexError, FileNotFound, OutOfMemory, NonFinite, Interrupted
 ///
 /// `catch (const cna::Error&)` therefore catches all of them. Every message has the form
 /// `function: what was expected, what came; what to do` on one line.
@@ -41,6 +41,12 @@ class CNA_API FileNotFound : public Error {
 
 /// A device has no room for a step; fewer rows at once may fit. Python: MemoryError.
 class CNA_API OutOfMemory : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A model's numbers overflowed, so that nothing can be read off them. Python: cna.NonFiniteError.
+class CNA_API NonFinite : public Error {
  public:
   using Error::Error;
 };

@@ -3,14 +3,16 @@
 ///   quality = 1 - (n-grams - distinct n-grams) / n-grams,   n-grams of n words in a row, n = 4
 ///
 /// Words are what stands between ASCII white space, so UTF-8 text is never cut inside a character.
+/// The same over token ids sees repeats that words miss ("C-C-C-C" is one word).
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
+#include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "cna/error.hpp"
@@ -20,6 +22,11 @@ namespace cna {
 /// 1 minus the share of repeated word n-grams; 1 for a text with fewer than n words.
 /// Throws ValueError if n < 1. Source: arXiv 2605.12290, footnote 1; n = 4 from the authors' code.
 [[nodiscard]] inline double four_gram_quality(std::string_view text, int n = 4);
+
+/// The same over a sequence of items, for instance the token ids of an answer; 1 for fewer than n.
+/// Throws ValueError if n < 1.
+template <class Item>
+[[nodiscard]] double n_gram_quality(std::span<const Item> items, int n = 4);
 
 /// The composite score that the paper authors' logs appear to use (the paper prints 1 - r):
 ///   1 - [.20 repeated 3-grams + .20 repeated 4-grams + .15 (1 - distinct words / words)
@@ -62,13 +69,21 @@ namespace detail {
 }
 
 /// (n-grams - distinct n-grams) / n-grams; 0 if there are none.
+template <class Item>
+[[nodiscard]] double repeated_share(std::span<const Item> items, std::size_t n) {
+  if (items.size() < n) return 0.0;
+  const std::size_t total = items.size() - n + 1;
+  const auto before = [first = items.data(), n](std::size_t a, std::size_t b) {
+    return std::lexicographical_compare(first + a, first + a + n, first + b, first + b + n);
+  };
+  std::set<std::size_t, decltype(before)> distinct(before);
+  for (std::size_t i = 0; i < total; ++i) distinct.insert(i);
+  return static_cast<double>(total - distinct.size()) / static_cast<double>(total);
+}
+
 [[nodiscard]] inline double repeated_share(const std::vector<std::string_view>& words,
                                            std::size_t n) {
-  if (words.size() < n) return 0.0;
-  const std::size_t total = words.size() - n + 1;
-  std::unordered_set<std::string> distinct;
-  for (std::size_t i = 0; i < total; ++i) distinct.insert(join_words(words, i, n));
-  return static_cast<double>(total - distinct.size()) / static_cast<double>(total);
+  return repeated_share(std::span<const std::string_view>(words), n);
 }
 
 /// The share of neighbouring sentences that are equal; 0 for fewer than two sentences.
@@ -101,6 +116,14 @@ namespace detail {
 }
 
 }  // namespace detail
+
+template <class Item>
+double n_gram_quality(std::span<const Item> items, int n) {
+  if (n < 1) {
+    throw_value_error("n_gram_quality: expected n of 1 or more, got {}; 4 is the authors'", n);
+  }
+  return 1.0 - detail::repeated_share(items, static_cast<std::size_t>(n));
+}
 
 double four_gram_quality(std::string_view text, int n) {
   if (n < 1) {

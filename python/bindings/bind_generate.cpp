@@ -68,6 +68,16 @@ void bind_generate(py::module_& /*m*/, py::class_<Model>& model) {
       },
       py::arg("prompts"), py::arg("continuations"),
       "(KL from arm 0, log likelihood), each float64 [arms, n].");
+  model.def(
+      "prompt_divergence",
+      [](Model& self, const Prompts& prompts, const Prompts& other_prompts,
+         const Prompts& continuations, const py::kwargs& run) {
+        const RunOptions options = run_options(run);
+        py::gil_scoped_release release;
+        return prompt_divergence(self, prompts, other_prompts, continuations, options);
+      },
+      py::arg("prompts"), py::arg("other_prompts"), py::arg("continuations"),
+      "KL of other prompts under the last arm from these under arm 0, float64 [n].");
 }
 
 }  // namespace cna::python

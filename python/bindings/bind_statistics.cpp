@@ -1,3 +1,5 @@
+#include <span>
+
 #include "bindings.hpp"
 #include "cna/statistics.hpp"
 #include "cna/text_quality.hpp"
@@ -21,6 +23,13 @@ void bind_statistics(py::module_& m) {
       "four_gram_quality",
       [](const std::string& text, int n) { return four_gram_quality(text, n); }, py::arg("text"),
       py::arg("n") = 4, "1 - share of repeated word n-grams, 0 to 1; shorter texts score 1.");
+  m.def(
+      "n_gram_quality",
+      [](const std::vector<int64_t>& items, int n) {
+        return n_gram_quality(std::span<const int64_t>(items), n);
+      },
+      py::arg("items"), py::arg("n") = 4,
+      "1 - share of repeated n-grams of token ids, 0 to 1; shorter lists score 1.");
   m.def(
       "composite_quality", [](const std::string& text) { return composite_quality(text); },
       py::arg("text"), "The composite score of the paper's authors' logs, 0 to 1.");

@@ -50,6 +50,13 @@ void bind_steering(py::module_& m) {
           },
           py::arg("site"), py::arg("layer"), py::arg("vector"), py::arg("coefficients"),
           "x <- x + c * vector at a site of one layer, one arm per coefficient.")
+      .def_static(
+          "bias_logits",
+          [](const at::Tensor& bias, const std::vector<double>& coefficients) {
+            return Intervention::bias_logits(bias, coefficients);
+          },
+          py::arg("bias"), py::arg("coefficients"),
+          "logits <- logits + c * bias at every place, bias [vocab], one arm per coefficient.")
       .def("then", &Intervention::then, py::arg("next"), "First this, then next.")
       .def_static("concat", &Intervention::concat, py::arg("parts"),
                   "All arms, one after the other.")
@@ -57,6 +64,8 @@ void bind_steering(py::module_& m) {
           "select",
           [](const Intervention& i, const std::vector<int64_t>& arms) { return i.select(arms); },
           py::arg("arms"), "The chosen arms, in that order.")
+      .def("from_last", &Intervention::from_last, py::arg("tokens"),
+           "The same from the last `tokens` tokens of each prompt on, answers included.")
       .def_property_readonly("arms", &Intervention::arms)
       .def_property_readonly("digest", &Intervention::digest,
                              "16 hexadecimal digits by which an arm is known again.")

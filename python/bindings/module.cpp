@@ -28,6 +28,8 @@ PYBIND11_MODULE(_core, m) {
                                               .c_str());
     }
   });
+  pybind11::register_exception<cna::NonFinite>(m, "NonFiniteError", PyExc_RuntimeError).doc() =
+      "A model's numbers overflowed, so that nothing can be read off them.";
   m.attr("version") = std::string(cna::version);
   m.attr("torch_version") = TORCH_VERSION;
   cna::python::bind_circuit(m);

@@ -25,7 +25,7 @@ if torch.__version__.split(".")[:2] != _built_against.split(".")[:2]:
     )
 
 from . import _core, analysis, prompts
-from ._core import Circuit, Intervention, Neuron, Overlap, compare
+from ._core import Circuit, Intervention, Neuron, NonFiniteError, Overlap, compare
 from .base.names import PLACES, register
 from .circuits import (
     SteeringVector,
@@ -71,6 +71,7 @@ __all__ = [
     "Intervention",
     "Model",
     "Neuron",
+    "NonFiniteError",
     "Overlap",
     "Reproduction",
     "SteeringVector",

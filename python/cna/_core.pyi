@@ -6,7 +6,7 @@ import collections.abc
 import os
 import torch
 import typing
-__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
+__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'NonFiniteError', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'n_gram_quality', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
 class Neuron:
     """
     One MLP neuron: a place in the model and its signed contrast.
@@ -36,6 +36,10 @@ class Neuron:
         """
         Layer, counted from 0.
         """
+class NonFiniteError(RuntimeError):
+    """
+    A model's numbers overflowed, so that nothing can be read off them.
+    """
 class Overlap:
     """
     How two circuits of one model overlap.
@@ -171,6 +175,11 @@ class Intervention:
         x <- x + c * vector at a site of one layer, one arm per coefficient.
         """
     @staticmethod
+    def bias_logits(bias: torch.Tensor, coefficients: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> Intervention:
+        """
+        logits <- logits + c * bias at every place, bias [vocab], one arm per coefficient.
+        """
+    @staticmethod
     def concat(parts: collections.abc.Sequence[Intervention]) -> Intervention:
         """
         All arms, one after the other.
@@ -192,6 +201,10 @@ class Intervention:
         """
     def __init__(self, arms: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
         ...
+    def from_last(self, tokens: typing.SupportsInt | typing.SupportsIndex) -> Intervention:
+        """
+        The same from the last `tokens` tokens of each prompt on, answers included.
+        """
     def select(self, arms: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> Intervention:
         """
         The chosen arms, in that order.
@@ -267,6 +280,10 @@ class Model:
         """
         Logits behind each prompt, float32 [n_prompts, vocab].
         """
+    def prompt_divergence(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], other_prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], continuations: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> torch.Tensor:
+        """
+        KL of other prompts under the last arm from these under arm 0, float64 [n].
+        """
     def record(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], site: str, **kwargs) -> torch.Tensor:
         """
         Last-token activations, float32 [n_prompts, n_layers, features].
@@ -306,6 +323,11 @@ class Model:
     @property
     def id(self) -> str:
         ...
+    @property
+    def layouts(self) -> dict[str, bool]:
+        """
+        Which layouts give the model's own numbers: batch, padding, share_prefix.
+        """
     @property
     def max_positions(self) -> int:
         ...
@@ -378,6 +400,10 @@ def mcnemar_exact(gained: typing.SupportsInt | typing.SupportsIndex, lost: typin
 def merge_moments(a: dict, b: dict) -> dict:
     """
     Moments of both streams together, exact (Chan et al. 1983).
+    """
+def n_gram_quality(items: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], n: typing.SupportsInt | typing.SupportsIndex = 4) -> float:
+    """
+    1 - share of repeated n-grams of token ids, 0 to 1; shorter lists score 1.
     """
 def prompt_hash(sets: collections.abc.Sequence[collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]]) -> str:
     """

@@ -1,8 +1,16 @@
+#include <array>
+#include <cstdint>
+#include <random>
+#include <set>
+#include <span>
+#include <vector>
+
 #include "catch.hpp"
 #include "cna/text_quality.hpp"
 
 using cna::composite_quality;
 using cna::four_gram_quality;
+using cna::n_gram_quality;
 using cna::test::Approx;
 using cna::test::message_of;
 
@@ -43,6 +51,38 @@ TEST_CASE("four_gram_quality: text in any script is safe", "[core][text_quality]
 TEST_CASE("four_gram_quality: n below 1 is an error", "[core][text_quality]") {
   CHECK(message_of<cna::ValueError>([] { (void)four_gram_quality("a", 0); }) ==
         "four_gram_quality: expected n of 1 or more, got 0; 4 is the authors'");
+}
+
+namespace {
+
+double quality_of(const std::vector<int64_t>& ids, int n = 4) {
+  return n_gram_quality(std::span<const int64_t>(ids), n);
+}
+
+}  // namespace
+
+TEST_CASE("n_gram_quality: counts repeated n-grams of any items", "[core][text_quality]") {
+  CHECK(quality_of({}) == 1.0);
+  CHECK(quality_of({7, 7, 7}) == 1.0);
+  CHECK(quality_of({7, 7, 7, 7, 7}) == Approx(0.5));
+  CHECK(quality_of({1, 2, 3, 4, 1, 2, 3, 4}) == Approx(0.8));
+  CHECK(quality_of({1, 2, 1, 2, 1, 2}, 2) == Approx(2.0 / 5.0));
+  CHECK(message_of<cna::ValueError>([] { (void)quality_of({1}, 0); }) ==
+        "n_gram_quality: expected n of 1 or more, got 0; 4 is the authors'");
+}
+
+TEST_CASE("n_gram_quality: a set of n-grams gives the same on random ids", "[core][text_quality]") {
+  std::mt19937 random(3);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<int64_t> ids(random() % 60);
+    for (int64_t& id : ids) id = static_cast<int64_t>(random() % 3);
+    if (ids.size() < 4) continue;
+    std::set<std::array<int64_t, 4>> distinct;
+    for (std::size_t i = 0; i + 4 <= ids.size(); ++i)
+      distinct.insert({ids[i], ids[i + 1], ids[i + 2], ids[i + 3]});
+    const double total = static_cast<double>(ids.size() - 3);
+    CHECK(quality_of(ids) == Approx(1.0 - (total - static_cast<double>(distinct.size())) / total));
+  }
 }
 
 TEST_CASE("composite_quality: each part takes its own weight", "[core][text_quality]") {

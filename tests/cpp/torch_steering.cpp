@@ -17,10 +17,11 @@ const Circuit kCircuit({3, 5}, {{0, 1, 2.0}, {2, 4, -1.0}});
 at::Tensor effect(const std::vector<TapEdit>& edits, Site site, int64_t layer, int64_t rows,
                   int64_t features) {
   at::Tensor x = at::ones({rows, 1, features});
-  if (edits.empty()) return x.squeeze(1);
-  const TapEdit& edit = edits[static_cast<size_t>(static_cast<int64_t>(site) * 3 + layer)];
-  if (edit.scale.defined()) x = x * edit.scale;
-  if (edit.shift.defined()) x = x + edit.shift;
+  for (const TapEdit& edit : edits) {
+    if (edit.slot != static_cast<int64_t>(site) * 3 + layer) continue;
+    if (edit.scale.defined()) x = x * edit.scale;
+    if (edit.shift.defined()) x = x + edit.shift;
+  }
   return x.squeeze(1);
 }
 

@@ -28,9 +28,7 @@ void tap_in_place(at::Tensor x, int64_t slot) {
 
 std::shared_ptr<Taps> scaling(int64_t slot, double by) {
   auto taps = std::make_shared<Taps>(2);
-  std::vector<TapEdit> edits(6);
-  edits[static_cast<size_t>(slot)].scale = at::full({1, 1, 3}, by);
-  taps->set_edits(std::move(edits));
+  taps->set_edits({{slot, at::full({1, 1, 3}, by), {}}});
   return taps;
 }
 

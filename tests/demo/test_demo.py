@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cna
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cna.cli.demo import DRAW_PROMPTS, DRAWS
 from cna.loading import load_hf
 from scipy import stats
 
@@ -36,7 +38,8 @@ def table() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def answers() -> pd.DataFrame:
     frame = pd.read_csv(RUN / "answers.csv", keep_default_na=False)
-    return frame[frame.set == "evaluation"].set_index(["method", "strength", "index"]).sort_index()
+    frame["draw"] = pd.to_numeric(frame["draw"])
+    return frame[frame.set == "evaluation"]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,13 @@ def arm(table: pd.DataFrame, method: str, strength: float) -> Any:
     return row
 
 
+def answers_of(answers: pd.DataFrame, row: Any) -> pd.DataFrame:
+    """The answers of a row's arm, by the prompts' order."""
+    same = (answers.method == row.method) & (answers.strength == row.strength)
+    same &= answers.draw.isna() if np.isnan(row.draw) else answers.draw == row.draw
+    return answers[same].sort_values("index").set_index("index")
+
+
 # --- the files agree with each other --------------------------------------------------------------
 
 
@@ -68,24 +78,33 @@ def test_the_circuit_is_a_thousandth_of_all_neurons(circuit: cna.Circuit) -> Non
     assert circuit.provenance["positive_prompts"] == len(TASK.positive)
 
 
-def test_every_arm_answered_every_prompt_and_rates_count_the_hits(
+def test_every_arm_answered_every_prompt_and_rates_count_the_outcomes(
     table: pd.DataFrame, answers: pd.DataFrame
 ) -> None:
     assert {("cna", 1.0), ("cna", 0.0), ("cna", -1.0)} <= set(
         zip(table.method, table.strength, strict=True)
     )
+    base = answers_of(answers, arm(table, "cna", 1.0))
     for row in table.itertuples():
-        mine = answers.loc[(row.method, row.strength)]
-        assert list(mine.prompt) == TASK.evaluation
-        hits = TASK.judge.judge_all(list(mine.answer), list(mine.prompt))
-        assert hits == list(mine.hit)
-        assert (row.n, row.hits) == (len(hits), sum(hits))
-        assert row.rate == pytest.approx(np.mean(hits))
+        mine = answers_of(answers, row)
+        asked = DRAW_PROMPTS if row.kind == "random" else len(TASK.evaluation)
+        assert list(mine.prompt) == TASK.evaluation[:asked]
+        judged = TASK.judge.judge_all(list(mine.answer), list(mine.prompt))
+        assert judged == list(mine.judged)
+        broken = mine.outcome == "broken"
+        assert list(mine.hit) == list(mine.judged & ~broken)
+        assert (row.n, row.hits) == (asked, mine.hit.sum())
+        for column, shares in (
+            ("rate", mine.hit),
+            ("broken", broken),
+            ("other", ~mine.hit & ~broken),
+            ("judged", mine.judged),
+        ):
+            assert getattr(row, column) == pytest.approx(np.mean(shares))
         assert row.quality == pytest.approx(mine.quality.mean())
-        assert row.alpha == pytest.approx(1 - row.strength)
         wilson = stats.binomtest(row.hits, row.n).proportion_ci(method="wilson")
         assert (row.rate_low, row.rate_high) == pytest.approx((wilson.low, wilson.high))
-        before = answers.loc[("cna", 1.0)].hit
+        before = base.hit[mine.index]
         gained, lost = int((mine.hit & ~before).sum()), int((before & ~mine.hit).sum())
         p = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
         assert row.p_value == pytest.approx(p)
@@ -104,40 +123,36 @@ def test_the_page_holds_the_rates_and_every_figure(table: pd.DataFrame) -> None:
 # --- what the circuit should do -------------------------------------------------------------------
 
 
-def test_ablation_lowers_the_rate_and_random_neurons_do_not(table: pd.DataFrame) -> None:
+def test_ablation_changes_answers_and_random_neurons_do_not(
+    table: pd.DataFrame, answers: pd.DataFrame
+) -> None:
     base, ablated = arm(table, "cna", 1.0), arm(table, "cna", 0.0)
-    assert base.kl == 0 and base.p_value == 1
-    assert 0.3 <= base.rate <= 0.7
-    assert ablated.rate <= base.rate * 2 / 3 and ablated.rate_high < base.rate
-    assert ablated.p_value < 0.01
-    assert ablated.quality >= 0.9 and ablated.kl > 0
-    random = table[table.method.str.startswith("random") & (table.strength == 0)]
-    assert len(random) >= 3
-    assert abs(random.rate.mean() - base.rate) <= 0.15
-    assert random.rate.mean() - ablated.rate >= 0.15
+    assert base.kl_benign == 0 and base.p_value == 1
+    assert 0.3 <= base.rate
+    assert ablated.other - base.other >= 0.1 and ablated.broken <= 0.15
+    assert ablated.p_value < 0.01 and ablated.kl_benign > 0
+    asked = answers_of(answers, ablated).hit.iloc[:DRAW_PROMPTS].mean()
+    draws = table[table.kind == "random"]
+    assert len(draws) == DRAWS and draws.rate.median() > asked
+    assert draws.kl_benign.median() == pytest.approx(ablated.kl_benign, rel=0.5)
 
 
-def test_the_readme_prints_this_run(table: pd.DataFrame, circuit: cna.Circuit) -> None:
+def test_the_readme_prints_this_run() -> None:
     """To three answers of 64: another processor may break a tie of two tokens in another way."""
     text = (ROOT / "README.md").read_text("utf-8")
     (block,) = re.findall(r"<!-- demo:begin -->\n(.*?)<!-- demo:end -->", text, re.S)
-    lines = [[c.strip() for c in x.strip("|").split("|")] for x in block.strip().splitlines()]
-    names = [name.split()[0] for name in lines[0]]
-    seen, method = [], ""
-    for cells in lines[2:]:
-        row = dict(zip(names, cells, strict=True))
-        method = row["neurons"] or method
-        if not method.startswith("circuit"):
+    printed, made = block.strip().splitlines(), (RUN / "table.md").read_text("utf-8").splitlines()
+    assert len(printed) == len(made)
+    for one, two in zip(printed, made, strict=True):
+        cells, own = one.split("|"), two.split("|")
+        assert len(cells) == len(own) and cells[:2] == own[:2]
+        if "[" not in one:  # answers, or a control
             continue
-        size, layer = re.search(r"circuit, (\d+) of [\d,]+ \((\d+) in the last", method).groups()
-        assert (int(size), int(layer)) == (len(circuit), circuit.layer_counts[-1])
-        measured = arm(table, "cna", float(row["m"].replace("\u2212", "-")))
-        rate, low, high = map(float, re.findall(r"\d\.\d+", row["rate"]))
-        assert rate == pytest.approx(measured.rate, abs=3.5 / 64), row
-        assert (low, high) == pytest.approx((measured.rate_low, measured.rate_high), abs=0.06)
-        assert float(row["quality"]) == pytest.approx(measured.quality, abs=0.02)
-        seen.append(measured.strength)
-    assert sorted(seen) == [-1, 0, 1]
+        for a, b, most in zip(
+            cells[2:], own[2:], (0.06, 0.06, 0.06, 0.1, 5.0, 0.2, 0.0), strict=True
+        ):
+            numbers = [[float(x) for x in re.findall(r"-?\d+\.\d+", c)] for c in (a, b)]
+            assert numbers[0] == pytest.approx(numbers[1], abs=most, rel=0.2)
 
 
 # --- the default model against plain hooks --------------------------------------------------------
@@ -174,7 +189,7 @@ def test_answers_are_those_of_transformers_with_plain_hooks(
     hf: Any, answers: pd.DataFrame, circuit: cna.Circuit, multiplier: float
 ) -> None:
     model = cna.load("smollm2")
-    mine = answers.loc[("cna", multiplier)]
+    mine = answers_of(answers, SimpleNamespace(method="cna", strength=multiplier, draw=np.nan))
     settings = json.loads((RUN / "run.json").read_text("utf-8"))["settings"]
 
     def scale(layer: int, x: torch.Tensor) -> torch.Tensor:

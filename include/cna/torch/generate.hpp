@@ -23,13 +23,15 @@ struct GenerateOptions {
 };
 
 /// Answers as token ids, without the prompt and without the end token, in the order of the prompts.
-/// @throws ValueError for bad prompts or options.
+/// @throws ValueError for bad prompts or options; NonFinite, with prompt and answer token, where
+///         the logits overflowed.
 [[nodiscard]] CNA_API std::vector<TokenIds> generate(Model& model,
                                                      std::span<const TokenIds> prompts,
                                                      const GenerateOptions& generation,
                                                      const RunOptions& options = {});
 
 /// Logits [prompts, vocab] behind the last token of each prompt, float32, on the CPU.
+/// @throws NonFinite where they overflowed.
 [[nodiscard]] CNA_API at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts,
                                              const RunOptions& options = {});
 

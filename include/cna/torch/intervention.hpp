@@ -3,7 +3,8 @@
 /// It has one or several arms (strengths, or methods); each row of a batch names its arm, so a
 /// whole strength sweep runs in one batch. Edits are kept per site and layer as [arms, features].
 ///   scale by m: (m, 0)   ablate: (0, 0)   set to v: (0, v)   mean-ablate: (0, mean)
-///   add a vector v with coefficient c, at the residual stream: (1, c * v)
+///   add a vector v with coefficient c, at the residual stream or at the logits: (1, c * v)
+/// An edit acts on every token, or from the last n tokens of the prompt on (`from_last`).
 /// The paper's alpha for neuron circuits is 1 - m (arXiv 2605.12290, section 3.3).
 #pragma once
 
@@ -40,8 +41,16 @@ class CNA_API Intervention {
   [[nodiscard]] static Intervention add(Site site, int64_t layer, const at::Tensor& vector,
                                         std::span<const double> coefficients);
 
+  /// logits <- logits + c * bias at every place; bias is [vocab], one arm per coefficient.
+  [[nodiscard]] static Intervention bias_logits(const at::Tensor& bias,
+                                                std::span<const double> coefficients);
+
   /// First this, then `next`; both need the same number of arms, or one arm for all.
   [[nodiscard]] Intervention then(const Intervention& next) const;
+  /// The same edits from the last `tokens` tokens of each prompt on, answers included: 1 is what
+  /// the first answer token is predicted from. Edits that are so narrowed already stay as they are.
+  /// @throws ValueError for less than one token.
+  [[nodiscard]] Intervention from_last(int64_t tokens) const;
   /// The arms of several interventions, one after the other.
   [[nodiscard]] static Intervention concat(const std::vector<Intervention>& parts);
   /// The chosen arms, in that order.
@@ -50,28 +59,38 @@ class CNA_API Intervention {
   [[nodiscard]] int64_t arms() const { return arms_; }
   /// True if every arm leaves every activation bit-identical.
   [[nodiscard]] bool is_identity() const { return edits_.empty(); }
+  /// Tokens at the end of a prompt that some edit treats apart from earlier ones; 0: none does.
+  [[nodiscard]] int64_t last() const;
   /// 16 hexadecimal digits of SHA-256 over all edits, by which an arm is known again. The order in
   /// which they were put together does not count, their numbers do to the last bit.
   [[nodiscard]] std::string digest() const;
   /// Throws ValueError if the edits do not fit a model of this shape.
-  void require_fits(GridShape shape, int64_t hidden, bool residual_sites) const;
+  void require_fits(GridShape shape, int64_t hidden, bool residual_sites, int64_t vocab = 0) const;
 
-  /// Edits of every slot for rows that follow these arms; [rows or 1, 1, features] on `device`.
+  /// Edits for rows that follow these arms; [rows or 1, 1, features] on `device`.
   /// Low precision models keep float32 edits, so that the product is rounded once.
   [[nodiscard]] std::vector<TapEdit> bind(std::span<const int64_t> arm_of_row, int64_t layers,
                                           at::ScalarType dtype, c10::Device device) const;
 
+  /// What is added to the logits of rows that follow these arms, float32 [rows or 1, 1, vocab] on
+  /// `device`; undefined: nothing.
+  [[nodiscard]] at::Tensor logit_bias(std::span<const int64_t> arm_of_row,
+                                      c10::Device device) const;
+
  private:
   struct Edit {
     at::Tensor scale, shift;  // float64 [arms, features], undefined: 1 and 0
+    int64_t last = 0;         // as in TapEdit
+    [[nodiscard]] int64_t features() const { return (scale.defined() ? scale : shift).size(1); }
   };
-  using Key = std::pair<int, int64_t>;  // site, layer
+  using Key = std::pair<int, int64_t>;    // site, layer
+  static constexpr int kLogits = kSites;  // site of the logits: behind the model, no tap of a layer
 
   Edit& at_slot(Site site, int64_t layer, int64_t features, bool scaled, bool shifted);
   void drop_identities();
 
   int64_t arms_;
-  std::map<Key, Edit> edits_;
+  std::map<Key, std::vector<Edit>> edits_;  // of one place, in the order in which they act
 };
 
 }  // namespace cna

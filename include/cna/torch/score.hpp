@@ -14,7 +14,8 @@
 namespace cna {
 
 /// Sum of log probabilities of each continuation, in nats, float64 [rows].
-/// @throws ValueError if a continuation is empty or the lists differ in length.
+/// @throws ValueError if a continuation is empty or the lists differ in length; NonFinite, with
+///         prompt and token, where the logits overflowed.
 [[nodiscard]] CNA_API at::Tensor log_likelihood(Model& model, std::span<const TokenIds> prompts,
                                                 std::span<const TokenIds> continuations,
                                                 const RunOptions& options = {});
@@ -29,5 +30,13 @@ struct Divergence {
 [[nodiscard]] CNA_API Divergence divergence(Model& model, std::span<const TokenIds> prompts,
                                             std::span<const TokenIds> continuations,
                                             const RunOptions& options);
+
+/// KL(reference || other) along the same continuations, mean nats per token, float64 [prompts]:
+/// what other prompts do to the predictions, for instance an instruction before each. The reference
+/// follows arm 0 of `options.intervention`, the other its last arm; `arm_of_prompt` is not used.
+[[nodiscard]] CNA_API at::Tensor prompt_divergence(Model& model, std::span<const TokenIds> prompts,
+                                                   std::span<const TokenIds> other_prompts,
+                                                   std::span<const TokenIds> continuations,
+                                                   const RunOptions& options = {});
 
 }  // namespace cna

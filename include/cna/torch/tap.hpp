@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <utility>
@@ -24,8 +25,15 @@ namespace cna {
 
 /// What one tap does to the pass under way: a <- scale * a + shift. Undefined tensors mean 1 and 0.
 struct TapEdit {
+  int64_t slot = 0;
   at::Tensor scale;  ///< [rows or 1, 1, features]
   at::Tensor shift;  ///< [rows or 1, 1, features]
+  /// Acts on the last so many tokens of the prompt and on all behind them; 0: on every token.
+  int64_t last = 0;
+
+  /// The edit of some rows, in that order: [rows], int64, on the edit's device. Nothing is
+  /// uploaded.
+  [[nodiscard]] CNA_API TapEdit select(const at::Tensor& rows) const;
 };
 
 /// The features of a layer that this process holds, where several processes share the layer
@@ -57,8 +65,12 @@ class CNA_API Taps : public std::enable_shared_from_this<Taps> {
   /// recorded; hands them over.
   [[nodiscard]] std::vector<at::Tensor> take_recorded();
 
-  /// Edits of the next passes, by slot. An empty vector edits nothing.
-  void set_edits(std::vector<TapEdit> edits) { edits_ = std::move(edits); }
+  /// Edits of the next passes; those of one slot act in their order. None: edits nothing.
+  void set_edits(std::vector<TapEdit> edits);
+
+  /// Where the tokens of the next passes stand, int64 [rows, new]: 1 is the prompt's last token, 2
+  /// the one before, 0 and less the answer. Undefined: all behind the prompt.
+  void set_places(at::Tensor from_end);
 
   /// Called at every tap; throws to stop the pass (for example on Ctrl-C).
   std::function<void()> poll;
@@ -69,7 +81,11 @@ class CNA_API Taps : public std::enable_shared_from_this<Taps> {
   int64_t layers_;
   bool recording_[kSites] = {};
   std::vector<at::Tensor> recorded_;
-  std::vector<TapEdit> edits_;
+  std::vector<std::vector<TapEdit>> edits_;  // by slot
+  at::Tensor places_;
+  std::map<int64_t, at::Tensor> chosen_;  // by `last`, bool [rows, new, 1]
+
+  [[nodiscard]] at::Tensor edited(const at::Tensor& x, TapEdit& edit, const TapShard* shard);
 };
 
 /// While it lives, `cna::tap_` on this thread belongs to `taps`; scopes nest.

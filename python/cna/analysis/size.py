@@ -13,6 +13,7 @@ from .._core import Circuit
 from ..base.checks import whole_number
 from ..base.html import frame_html, lead, panel
 from ..hosts.model import Model
+from ..measure.outcomes import outcome_of
 from ..prompts.tasks import Task
 
 
@@ -128,27 +129,33 @@ def rate_reduction(
     batch_size: int = 64,
     progress: bool = False,
 ) -> Callable[[int], float]:
-    """An effect for `smallest_k`: how far steering the k strongest neurons lowers a task's rate.
+    """An effect for `smallest_k`: how many answers steering the k strongest neurons turns.
+
+    Only other, unbroken answers count: text that falls apart is no effect.
 
     Args:
         ranking: a circuit of at least k_max neurons; the strongest k of it are steered.
         task: its evaluation prompts and judge measure the rate.
         multiplier: m of the steering; 0 ablates.
     Returns:
-        k -> unsteered rate - steered rate, -1 to 1. The unsteered rate is measured on the first
-        call. Raises ValueError for a k beyond the ranking.
+        k -> steered share of other answers - unsteered one, -1 to 1. The unsteered share is measured
+        on the first call. Raises ValueError for a k beyond the ranking.
     """
     unsteered: list[float] = []
 
-    def rate() -> float:
-        answers = model.generate(
+    def turned() -> float:
+        tokens = model.generate(
             task.evaluation,
             max_new_tokens=max_new_tokens,
             chat=task.chat,
             batch_size=batch_size,
             progress=progress,
+            return_tokens=True,
         )
-        return sum(task.judge.judge_all(answers, task.evaluation)) / len(answers)
+        texts = [model.decode(t) for t in tokens]
+        judged = task.judge.judge_all(texts, task.evaluation)
+        found = [outcome_of(*x) for x in zip(texts, tokens, judged, strict=True)]
+        return found.count("other") / len(found)
 
     def effect(k: int) -> float:
         if not 1 <= k <= len(ranking):
@@ -157,9 +164,9 @@ def rate_reduction(
                 "larger circuit"
             )
         if not unsteered:
-            unsteered.append(rate())
+            unsteered.append(turned())
         part = Circuit(ranking.shape, ranking.neurons[:k])
         with model.steer(part, multiplier=multiplier):
-            return unsteered[0] - rate()
+            return turned() - unsteered[0]
 
     return effect

@@ -51,7 +51,7 @@ def universal_neurons(
 ) -> UniversalNeurons:
     """Neurons in the top `top_fraction` of all neurons by |a| for at least `share` of the prompts.
 
-    Inside `with model.steer(...)` those of the steered model.
+    Inside `with model.steer(...)` those of the steered model; they are counted anew for each.
 
     Args:
         prompts: at least 10 diverse prompts; a built-in set by default.
@@ -68,6 +68,7 @@ def universal_neurons(
     if key is not None and key in model.universal_cache:
         return model.universal_cache[key]
     ids = model.tokenize(universal_prompts() if prompts is None else prompts, chat)
+    intervention, _ = model._steering(1)
     with bar("universal neurons", progress) as update:
         counter = model.core.count_universal(
             ids,

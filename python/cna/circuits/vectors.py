@@ -12,14 +12,17 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from .. import _core
 from ..base.progress import bar
+from ..hosts.about import about_model
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 from .form import require_difference
+from .provenance import prompt_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +33,18 @@ class SteeringVector:
         vectors: {layer: [hidden_size]}, float32.
         site: "residual" or "mlp_output".
         name: of the method, for tables.
+        contrast: whether it is the difference of two sets' means, as of `caa`; its coefficient is
+            then the paper's alpha.
+        last_tokens: from how many tokens before the answer on it is added; None: from the first.
+        provenance: what it was made with: model, prompts, steering that was active.
     """
 
     vectors: Mapping[int, Tensor]
     site: str = "residual"
     name: str = "caa"
+    contrast: bool = False
+    last_tokens: int | None = None
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.vectors:
@@ -57,7 +67,14 @@ class SteeringVector:
         out = _core.Intervention(len(coefficients))
         for layer, vector in self.vectors.items():
             out = out.then(_core.Intervention.add(self.site, layer, vector, list(coefficients)))
-        return out
+        return out if self.last_tokens is None else out.from_last(self.last_tokens)
+
+    def from_answer(self) -> SteeringVector:
+        """The same from the end of the instruction on: its last token and all of the answer.
+
+        This is where Rimsky et al. add the vector; its name gets "-answer" behind it.
+        """
+        return dataclasses.replace(self, name=f"{self.name}-answer", last_tokens=1)
 
     def at(self, layer: int) -> SteeringVector:
         """The same method at one layer only."""
@@ -92,6 +109,13 @@ def mean_difference(
         )
 
 
+def _provenance(
+    model: Model, positive: Prompts, negative: Prompts, chat: bool | None
+) -> dict[str, Any]:
+    sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
+    return {**about_model(model), "prompt_hash": prompt_hash(*sides)}
+
+
 def caa(
     model: Model,
     positive: Prompts,
@@ -117,7 +141,11 @@ def caa(
             raise IndexError(
                 f"caa: expected layers below {model.n_layers}, got {layer}; count from 0"
             )
-    return SteeringVector({i: delta[i].float() for i in wanted}, "residual", "caa")
+    return SteeringVector(
+        {i: delta[i].float() for i in wanted},
+        contrast=True,
+        provenance=_provenance(model, positive, negative, chat),
+    )
 
 
 def caa_mlp(
@@ -140,4 +168,10 @@ def caa_mlp(
         progress=progress,
     )
     vectors = {i: delta[i].float() for i in range(model.n_layers)}
-    return SteeringVector(vectors, "mlp_output", "caa-mlp")
+    return SteeringVector(
+        vectors,
+        "mlp_output",
+        "caa-mlp",
+        contrast=True,
+        provenance=_provenance(model, positive, negative, chat),
+    )

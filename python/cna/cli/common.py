@@ -47,7 +47,7 @@ def numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"expected numbers such as -1,0,1, got '{text}'") from None
 
 
-_LISTS = ("--multipliers", "--multiplier", "--coefficients", "--layers")
+_LISTS = ("--multipliers", "--multiplier", "--coefficients", "--biases", "--layers")
 _NUMBER = re.compile(r"-?[\d.][\d.,eE+-]*")
 
 
@@ -132,3 +132,16 @@ def layer_lines(circuit: _core.Circuit, width: int = 40) -> list[str]:
         for layer, count in enumerate(circuit.layer_counts)
         if count
     ]
+
+
+_COLUMNS = (
+    "method layer strength n rate rate_low rate_high other broken benign_rate benign_quality quality "
+    "kl_benign kl_evaluation answer_perplexity relevance perplexity accuracy p_value"
+).split()
+
+
+def table_text(table: Any) -> str:
+    """A sweep's table for a terminal, without the draws of random neurons."""
+    rows = table[table["kind"] != "random"]
+    shown = rows[[c for c in _COLUMNS if c in rows]]
+    return shown.to_string(index=False, float_format="%.3f", na_rep="")

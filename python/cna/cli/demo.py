@@ -6,17 +6,19 @@ import argparse
 import time
 from pathlib import Path
 
+from ..base.files import write_whole
 from ..circuits.discovery import discover
-from ..circuits.random_control import random_like
 from ..circuits.universal import universal_neurons
 from ..hosts.loading import load
-from ..measure.arms import neuron_arms
 from ..measure.sweep import sweep
 from ..prompts import tasks
 from .common import layer_lines
+from .demo_table import markdown
 
 TEXT = "The main job on the default model: find, prove, steer, report."
-RANDOM_DRAWS = (0, 1, 2)
+BASELINES = ("random-kl", "caa", "prompt", "logit-bias")
+DRAWS, DRAW_PROMPTS = 20, 12  # of random neurons, and the prompts that each answers
+SCORED = 24  # prompts whose answers' perplexity and relevance are measured
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -54,62 +56,66 @@ def run_demo(
         f"{len(circuit.universal_removed)} universal ones kept out"
     )
     print("\n".join(layer_lines(circuit)))
-    print("3. Steer: the rate at m = 1 (the model), 0 (ablated), -1 (reversed), and random neurons")
+    print("3. Steer: the circuit at m = 1 (the model), 0 (ablated) and -1 (reversed), beside")
+    print("   CAA, an instruction, a bias on the logits, and random neurons of equal KL")
     # The scratch file of finished answers lets a stopped demo go on.
-    controls = [
-        arm
-        for seed in RANDOM_DRAWS
-        for arm in neuron_arms(f"random-{seed}", random_like(circuit, seed), [0.0])
-    ]
-    controls += neuron_arms("random-0", random_like(circuit, 0), [-1.0])
     result = sweep(
         model,
         circuit,
         task,
         multipliers=[1.0, 0.0, -1.0],
-        baselines=[],
-        arms=controls,
+        baselines=BASELINES,
+        caa_layers=[2 * model.n_layers // 3],
+        caa_coefficients=[-0.5],
+        logit_biases=[-0.5],
+        random_seeds=range(DRAWS),
+        random_prompts=DRAW_PROMPTS,
         max_new_tokens=max_new_tokens,
         max_prompts=max_prompts,
+        kl_prompts=4,
+        relevance_prompts=SCORED,
+        perplexity=False,
         quiz_questions=0,
         out=out,
     )
-    table = result.table.set_index(["method", "strength"])
-    print(f"   {'neurons':<12}{'m':>5}{'rate':>7}   95 % interval {'quality':>9}{'KL':>7}")
-    for (method, strength), row in table.iterrows():
-        interval = f"[{row.rate_low:.2f}, {row.rate_high:.2f}]"
+    text = markdown(result.table, result.answers, result.controls(), circuit)
+    write_whole(out / "table.md", lambda p: p.write_text(text, encoding="utf-8"))
+    print("\n".join(f"   {line}" for line in text.splitlines()))
+    print("4. Against the model, prompt by prompt (exact McNemar tests, Holm-corrected)")
+    for row in result.compare().to_dict("records"):
+        layer = "" if row["layer"] != row["layer"] else f" layer {row['layer']:.0f}"
         print(
-            f"   {method:<12}{strength:>5g}{row.rate:>7.2f}   {interval:<14}{row.quality:>9.3f}"
-            f"{row.kl:>7.2f}"
+            f"   {row['method'] + layer:<22}{row['strength']:>6g}: behaviour gained in "
+            f"{row['gained']}, lost in {row['lost']} of {row['n']}, p = {row['p_holm']:.2g}"
         )
-    print("4. Answers before and after")
-    answers = result.answers[result.answers.set == "evaluation"]
-    before = answers[(answers.method == "cna") & (answers.strength == 1)].set_index("index")
-    after = answers[(answers.method == "cna") & (answers.strength == 0)].set_index("index")
-    changed = [i for i in before.index if before.hit[i] and not after.hit[i]]
-    for i in changed[:3]:
-        print(f"   {before.prompt[i]}")
-        print(f"     m = 1: {' '.join(before.answer[i].split())[:110]}")
-        print(f"     m = 0: {' '.join(after.answer[i].split())[:110]}")
-    base, ablated = table.loc[("cna", 1.0)], table.loc[("cna", 0.0)]
-    control = [table.loc[(f"random-{s}", 0.0)].rate for s in RANDOM_DRAWS]
-    mean = sum(control) / len(control)
     print("5. What was measured against what the circuit should do")
+    cna = result.table[result.table.method == "cna"].set_index("strength")
+    base, ablated = cna.loc[1.0], cna.loc[0.0]
     checks = [
         (
-            "the circuit lowers the rate by at least a third",
-            ablated.rate <= base.rate * 2 / 3,
-            f"{base.rate:.2f} -> {ablated.rate:.2f}",
+            "at m = 0 it turns a tenth of the answers into other, unbroken ones",
+            ablated.other - base.other >= 0.1,
+            f"{base.other:.2f} -> {ablated.other:.2f}",
         ),
         (
-            f"random neurons change it by at most 0.1 (mean of {len(control)} draws)",
-            abs(mean - base.rate) <= 0.1,
-            f"{base.rate:.2f} -> {mean:.2f} ({', '.join(f'{r:.2f}' for r in control)})",
+            "at most a tenth of its answers are broken",
+            ablated.broken <= 0.1,
+            f"{ablated.broken:.2f}",
         ),
-        ("quality stays at 0.9 or more", ablated.quality >= 0.9, f"{ablated.quality:.3f}"),
     ]
+    for row in result.controls().to_dict("records"):
+        name = "as many per layer" if row["control"] == "random" else "of equal KL"
+        checks.append(
+            (
+                f"no more than one of {row['draws']} random draws {name} does as much",
+                row["p_empirical"] <= 2 / (1 + row["draws"]),
+                f"p = {row['p_empirical']:.2f}",
+            )
+        )
     for name, held, value in checks:
         print(f"   {'yes' if held else 'NO ':<4}{name}: {value}")
-    print(f"6. Wrote {out}/ : circuit.json, table.csv, answers.csv, figures/, report.html")
+    print(
+        f"6. Wrote {out}/ : circuit.json, table.csv, table.md, answers.csv, figures/, report.html"
+    )
     print(f"   in {time.monotonic() - started:.0f} s")
     return 0

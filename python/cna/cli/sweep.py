@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from .common import load_model, model_options, numbers, together
+from ..measure.options import BASELINES
+from .common import load_model, model_options, numbers, table_text, together
 
 TEXT = "Measure strengths, controls and baselines on a task."
 
@@ -23,8 +24,15 @@ def options(parser: argparse.ArgumentParser) -> None:
         default=[-1.0, 0.0, 0.5, 1.0, 2.0],
         help="of the circuit: 0 ablates, 1 is the model",
     )
-    parser.add_argument("--baselines", default="random,caa", help="random,caa,caa-mlp,no-filter")
+    parser.add_argument(
+        "--baselines", default="random,caa", help=f"of {','.join(BASELINES)}; '' for none"
+    )
     parser.add_argument("--coefficients", type=numbers, default=[-1.0, -0.5, -0.25], help="of CAA")
+    parser.add_argument(
+        "--biases", type=numbers, default=[-1.0, -0.5, -0.25], help="of the logit bias"
+    )
+    parser.add_argument("--draws", type=int, default=20, help="of random neurons")
+    parser.add_argument("--instruction", help="of the baseline prompt (default: the task's own)")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="of each answer")
     parser.add_argument("--max-prompts", type=int, default=None, help="of each set (default: all)")
     parser.add_argument("--mmlu", help="folder or CSV in the MMLU layout")
@@ -70,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
         args.multipliers,
         [b for b in args.baselines.split(",") if b],
         caa_coefficients=args.coefficients,
+        logit_biases=args.biases,
+        prompt_baseline=args.instruction,
+        random_seeds=range(args.draws),
         max_new_tokens=args.max_new_tokens,
         batch_size=args.batch_size,
         max_prompts=args.max_prompts,
@@ -81,10 +92,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if result is None:  # rank 0 has it
         return 0
-    columns = ["method", "layer", "strength", "rate", "rate_low", "rate_high", "benign_rate"]
-    columns += ["quality", "kl", "perplexity", "accuracy", "p_value"]
-    shown = result.table[[c for c in columns if c in result.table]]
-    print(shown.to_string(index=False, float_format="%.3f", na_rep=""))
+    print(table_text(result.table))
+    draws = result.controls()
+    if len(draws):
+        print(draws.to_string(index=False, float_format="%.3f", na_rep=""))
     if "quiz" in result.settings:
         print(f"accuracy: {result.settings['quiz']}")
     print(f"wrote {args.out}")

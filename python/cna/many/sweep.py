@@ -10,8 +10,8 @@ from typing import Any
 from .. import _core
 from ..hosts.model import Model
 from ..hosts.shard import require_all_ranks
-from ..measure.answers import AnswerLog, answer_jobs
-from ..measure.arms import Arm
+from ..measure.answers import AnswerLog, answer_jobs, jobs_of, prompt_ids
+from ..measure.arm import Arm
 from ..measure.marks import mark
 from ..measure.options import SweepOptions, sweep_options
 from ..measure.plan import plan
@@ -57,10 +57,8 @@ def sweep_distributed(
     todo = plan(model, circuit, task, options, arms=arms, progress=progress)
     batch = options.batch_size
     with group("sweep") as processes:
-        ids = {
-            name: model.tokenize(texts, task.chat) for name, texts in todo.prompts.items() if texts
-        }
-        jobs = [(arm, name, i) for arm in todo.arms for name in ids for i in range(len(ids[name]))]
+        ids = prompt_ids(model, todo.arms, todo.prompts, task.chat)
+        jobs = jobs_of(todo.arms, todo.prompts)
         missing: list[int] = []
         marks = {arm.key: mark(arm) for arm in todo.arms}
         if processes.rank == 0:

@@ -13,7 +13,7 @@ import pandas as pd
 from ..base.files import require_folder
 from ..base.progress import bar
 from ..hosts.model import Model
-from .arms import Arm
+from .arm import Arm
 from .marks import mark
 
 Done = tuple[str, str, int]  # the mark of an arm, the set of a prompt, its place
@@ -80,10 +80,39 @@ class AnswerLog:
         self.done.update(rows)
 
 
+Places = dict[tuple[str, str], list[list[int]]]  # (an arm's own instruction, set) -> token ids
+Job = tuple[Arm, str, int]  # arm, set, index of the prompt
+
+
+def prompt_ids(
+    model: Model, arms: Sequence[Arm], prompts: dict[str, list[str]], chat: bool | None
+) -> Places:
+    """Token ids of every prompt, behind each instruction that an arm puts before it."""
+    return {
+        (prefix, name): model.tokenize(
+            [f"{prefix}\n\n{text}" for text in texts] if prefix else texts, chat
+        )
+        for prefix in dict.fromkeys(arm.prefix for arm in arms)
+        for name, texts in prompts.items()
+        if texts
+    }
+
+
+def jobs_of(arms: Sequence[Arm], prompts: dict[str, list[str]]) -> list[Job]:
+    """Every answer that a sweep needs."""
+    return [
+        (arm, name, i)
+        for arm in arms
+        for name, texts in prompts.items()
+        for i in range(len(texts))
+        if arm.answers(name, i)
+    ]
+
+
 def answer_jobs(
     model: Model,
-    jobs: Sequence[tuple[Arm, str, int]],
-    ids: dict[str, list[list[int]]],
+    jobs: Sequence[Job],
+    ids: Places,
     *,
     max_new_tokens: int,
     batch_size: int,
@@ -98,20 +127,22 @@ def answer_jobs(
     arms = list({arm.key: arm for arm, _, _ in jobs}.values())
     names = [marks[arm.key] if marks else mark(arm) for arm in arms]
     number = {arm.key: i for i, arm in enumerate(arms)}
-    places = [(name, i) for name in ids for i in range(len(ids[name]))]
+    places = [(prefix, name, i) for prefix, name in ids for i in range(len(ids[prefix, name]))]
     row = {place: i for i, place in enumerate(places)}
+    intervention, _ = model._steering(1)
 
     def keep(done: list[tuple[int, int]], answers: list[list[int]]) -> None:
-        finished = [(names[arm], *places[prompt]) for arm, prompt in done]
+        finished = [(names[arm], *places[prompt][1:]) for arm, prompt in done]
         log.add(list(zip(finished, answers, strict=True)))
 
     with bar("sweep", progress, "answer") as update:
         model.core.answer_jobs(
             [arm.intervention for arm in arms],
-            [ids[name][i] for name, i in places],
-            [(number[arm.key], row[name, i]) for arm, name, i in jobs],
+            [ids[prefix, name][i] for prefix, name, i in places],
+            [(number[arm.key], row[arm.prefix, name, i]) for arm, name, i in jobs],
             max_new_tokens,
             keep,
+            intervention=intervention,
             batch_rows=batch_size,
             progress=update,
         )
@@ -140,21 +171,14 @@ def generate_answers(
     log: AnswerLog,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Greedy answers of every arm to every prompt, batched over both; finished ones are reused."""
-    ids = {name: model.tokenize(texts, chat) for name, texts in prompts.items() if texts}
+    """Greedy answers of every arm to its prompts, batched over both; finished ones are reused."""
+    jobs = jobs_of(arms, prompts)
     marks = {arm.key: mark(arm) for arm in arms}
     _say_what_is_not_used(log, marks)
-    jobs = [
-        (arm, name, i)
-        for arm in arms
-        for name in ids
-        for i in range(len(ids[name]))
-        if (marks[arm.key], name, i) not in log.done
-    ]
     answer_jobs(
         model,
-        jobs,
-        ids,
+        [(arm, name, i) for arm, name, i in jobs if (marks[arm.key], name, i) not in log.done],
+        prompt_ids(model, arms, prompts, chat),
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         log=log,
@@ -162,23 +186,24 @@ def generate_answers(
         marks=marks,
     )
     rows = []
-    for arm in arms:
-        for name in ids:
-            for i, prompt in enumerate(prompts[name]):
-                tokens = log.done[marks[arm.key], name, i]
-                rows.append(
-                    {
-                        "method": arm.method,
-                        "layer": arm.layer,
-                        "strength": arm.strength,
-                        "arm": arm.key,
-                        "set": name,
-                        "index": i,
-                        "prompt": prompt,
-                        "answer": model.decode(tokens),
-                        "tokens": tokens,
-                    }
-                )
+    for arm, name, i in jobs:
+        tokens = log.done[marks[arm.key], name, i]
+        rows.append(
+            {
+                "method": arm.method,
+                "kind": arm.kind,
+                "layer": arm.layer,
+                "strength": arm.strength,
+                "draw": arm.draw,
+                "arm": arm.key,
+                "set": name,
+                "index": i,
+                "prompt": prompts[name][i],
+                "answer": model.decode(tokens),
+                "tokens": tokens,
+            }
+        )
     frame = pd.DataFrame(rows)
-    frame["layer"] = frame["layer"].astype("Int64")
+    for column in ("layer", "draw"):
+        frame[column] = frame[column].astype("Int64")
     return frame

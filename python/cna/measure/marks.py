@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..base.hashes import hash_of
-from .arms import Arm
+from .arm import Arm
 
 
 def about_arm(arm: Arm) -> dict[str, Any]:

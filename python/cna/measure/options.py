@@ -10,7 +10,16 @@ from typing import Any
 
 from ..base.checks import whole_number
 
-BASELINES = ("random", "caa", "caa-mlp", "no-filter")
+BASELINES = (
+    "random",
+    "random-kl",
+    "caa",
+    "caa-answer",
+    "caa-mlp",
+    "no-filter",
+    "prompt",
+    "logit-bias",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,18 +29,28 @@ class SweepOptions:
     Attributes:
         multipliers: strengths m of the circuit, a number without unit: 0 ablates, 1 is the model
             itself and is always among them, negative ones reverse.
-        baselines: "random" (as many neurons per layer), "caa" (residual stream, layer x
-            coefficient), "caa-mlp" (the authors' variant) and "no-filter" (top neurons with the
-            universal ones left in).
+        baselines: "random" (as many neurons per layer, several draws), "random-kl" (the same
+            draws, each scaled until it disturbs benign prompts as much as the circuit), "caa"
+            (residual stream, layer x coefficient, at every token), "caa-answer" (the same from the
+            end of the instruction on, as Rimsky et al.), "caa-mlp" (the authors' variant),
+            "no-filter" (top neurons with the universal ones left in), "prompt" (an instruction
+            that asks for the effect) and "logit-bias" (a constant on the logits).
         caa_layers: layers of "caa", from 0; four between a third and five sixths of the model's
             depth by default.
         caa_coefficients: c of "caa" and "caa-mlp", a multiple of the vector, which is in the units
             of the activations; negative ones remove the behaviour.
-        random_seeds: one draw of "random" each.
+        logit_biases: b of "logit-bias", a multiple of the tokens' log odds; negative ones remove.
+        prompt_baseline: the instruction of "prompt"; the task's own by default.
+        random_seeds: one draw of "random" and of "random-kl" each.
+        random_prompts: evaluation prompts that a draw answers, and benign prompts that its KL is
+            measured on, from the first; all by default.
         max_new_tokens: of an answer.
         batch_size: prompts in one forward pass.
-        kl_prompts: prompts for KL(unsteered || steered) along unsteered answers; 0 leaves it out.
+        kl_prompts: evaluation prompts for KL(unsteered || steered) along unsteered answers; 0
+            leaves it out. Benign prompts are all used.
         perplexity: whether the fixed text's perplexity is measured.
+        relevance_prompts: evaluation prompts whose answers' perplexity and relevance are measured,
+            from the first; 0 leaves both out, all by default.
         quiz_questions: multiple-choice questions, drawn evenly over their subjects; 0 leaves
             accuracy out.
         quiz_by: "letter" or "text", see `cna.metrics.quiz_accuracy`; by default "letter" for a quiz
@@ -46,19 +65,23 @@ class SweepOptions:
     baselines: Sequence[str] = ("random", "caa")
     caa_layers: Sequence[int] | None = None
     caa_coefficients: Sequence[float] = (-1.0, -0.5, -0.25)
-    random_seeds: Sequence[int] = (0,)
+    logit_biases: Sequence[float] = (-1.0, -0.5, -0.25)
+    prompt_baseline: str | None = None
+    random_seeds: Sequence[int] = tuple(range(20))
+    random_prompts: int | None = None
     max_new_tokens: int = 40
     batch_size: int = 64
     kl_prompts: int = 16
     perplexity: bool = True
+    relevance_prompts: int | None = None
     quiz_questions: int = 60
     quiz_by: str | None = None
     quiz_seed: int = 0
     max_prompts: int | None = None
 
     def __post_init__(self) -> None:
-        self._keep("multipliers", _finite(self.multipliers, "multipliers"))
-        self._keep("caa_coefficients", _finite(self.caa_coefficients, "caa_coefficients"))
+        for field in ("multipliers", "caa_coefficients", "logit_biases"):
+            self._keep(field, _finite(getattr(self, field), field))
         self._keep("random_seeds", _whole(self.random_seeds, "random_seeds"))
         if self.caa_layers is not None:
             self._keep("caa_layers", _whole(self.caa_layers, "caa_layers"))
@@ -77,8 +100,9 @@ class SweepOptions:
             )
         for field in ("kl_prompts", "quiz_questions", "quiz_seed"):
             self._keep(field, whole_number(getattr(self, field), 0, field, "sweep"))
-        if self.max_prompts is not None:
-            self._keep("max_prompts", whole_number(self.max_prompts, 1, "max_prompts", "sweep"))
+        for field, least in (("max_prompts", 1), ("random_prompts", 1), ("relevance_prompts", 0)):
+            if getattr(self, field) is not None:
+                self._keep(field, whole_number(getattr(self, field), least, field, "sweep"))
 
     def _keep(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)  # frozen: its own way in
@@ -87,6 +111,12 @@ class SweepOptions:
     def strengths(self) -> list[float]:
         """The multipliers in ascending order, each once, with 1 among them."""
         return sorted({1.0, *self.multipliers})
+
+    @property
+    def main_multiplier(self) -> float | None:
+        """The circuit's strength that controls are drawn at: 0, else the one nearest to it."""
+        steered = [m for m in self.strengths if m != 1.0]
+        return min(steered, key=abs) if steered else None
 
     def as_json(self) -> dict[str, Any]:
         """Every setting as it was used, for a run's files."""

@@ -13,7 +13,8 @@ from ..circuits.provenance import circuit_hash, prompt_hash
 from ..hosts.about import about_model, fingerprint_parts, steering_active
 from ..hosts.model import Model
 from ..prompts.tasks import Task
-from .arms import Arm, build_arms
+from .arm import Arm
+from .arms import build_arms
 from .marks import about_arm
 from .options import SweepOptions
 
@@ -59,11 +60,6 @@ def plan(
     keys = [arm.key for arm in chosen]
     if repeated := [key for i, key in enumerate(keys) if key in keys[:i]]:
         raise ValueError(f"sweep: expected each arm once, got {repeated[0]} twice; drop one")
-    if model._stack():  # what is active steers every arm, the first one too
-        active, _ = model._steering(1)
-        chosen = [
-            dataclasses.replace(arm, intervention=active.then(arm.intervention)) for arm in chosen
-        ]
     settings = {
         "task": task.name,
         "judge": task.judge.name,

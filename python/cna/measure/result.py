@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Protocol
 import pandas as pd
 
 from .. import _core
+from .choice import choose
+from .paired import Setting, compare, controls
 from .runs import save_run
 
 
@@ -43,6 +45,28 @@ class SweepResult:
         """Behaviour rate against strength with intervals: a matplotlib Figure."""
         return self.drawing.plot(self.table)
 
+    def compare(self, against: Setting | None = None, outcome: str = "behaviour") -> pd.DataFrame:
+        """Every arm against one, the unsteered model by default: exact paired tests, Holm-corrected.
+
+        Args:
+            against: ("cna", 0) or ("caa", 20, -0.5): method, layer where it has one, strength.
+            outcome: "behaviour", "other" or "broken".
+        Returns:
+            One row per arm; columns as in docs/evaluation.md.
+        """
+        return compare(self.answers, against, outcome)
+
+    def controls(self) -> pd.DataFrame:
+        """The circuit against the draws of random neurons, with an empirical p."""
+        return controls(self.table, self.answers)
+
+    def choose(self, max_kl: float = 0.1) -> pd.DataFrame:
+        """Each method's best setting up to a benign KL [nats per token].
+
+        Chosen on the prompts of even number, shown on those of odd number.
+        """
+        return choose(self.answers, max_kl)
+
     def save(self, folder: str | os.PathLike[str], report: bool = True) -> Path:
         """Writes circuit.json, table.csv, answers.csv, run.json, figures and report.html."""
         path = save_run(self, Path(folder))
@@ -52,7 +76,6 @@ class SweepResult:
         return path
 
     def _repr_html_(self) -> str:
-        shown = [
-            c for c in ("method", "layer", "strength", "rate", "quality", "kl") if c in self.table
-        ]
+        names = "method layer strength rate other broken kl_benign answer_perplexity relevance"
+        shown = [c for c in names.split() if c in self.table]
         return self.table[shown].to_html(index=False, float_format="%.3f", na_rep="")

@@ -7,7 +7,6 @@ Answers are appended to a file as they are finished; a run that was killed goes 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +21,13 @@ from ..base.progress import bar
 from ..hosts.model import Model
 from ..prompts.quiz import Question, draw_questions, read_quiz
 from ..prompts.tasks import Task
-from .answers import AnswerLog, generate_answers
-from .arms import Arm
+from .answer_scores import add_likelihoods
+from .answers import AnswerLog, generate_answers, prompt_ids
+from .arm import Arm
+from .divergence import add_divergence
 from .options import SweepOptions, sweep_options
 from .perplexity import fixed_text
-from .plan import plan
+from .plan import Plan, plan
 from .quiz_score import quiz_accuracy, quiz_label
 from .result import SweepResult
 from .summary import summarise
@@ -48,10 +49,13 @@ def sweep(
 ) -> SweepResult:
     """Measures a circuit at several strengths beside controls and baselines.
 
+    Inside a `model.steer` block the unsteered model is the one of that block.
+
     Args:
         task: from `cna.tasks.load`; its judge decides what counts as the behaviour.
         multipliers, baselines, settings: fields of `cna.SweepOptions`, by its names: caa_layers,
-            caa_coefficients, random_seeds, max_new_tokens, batch_size, kl_prompts, perplexity,
+            caa_coefficients, logit_biases, prompt_baseline, random_seeds, random_prompts,
+            max_new_tokens, batch_size, kl_prompts, perplexity, relevance_prompts,
             quiz_questions, quiz_by, quiz_seed, max_prompts.
         options: all of them in one object; what is given beside it comes first.
         quiz: multiple-choice questions, from `cna.prompts.read_quiz`; the built-in set by default.
@@ -87,8 +91,8 @@ def sweep(
         log=log,
         progress=progress,
     )
-    extra, correct = _scores(model, todo.arms, answers, task.chat, options, quiz, progress)
-    table, answers = summarise(todo.arms, answers, task, extra, correct)
+    answers, extra, correct = _scores(model, todo, answers, task.chat, options, quiz, progress)
+    table, answers = summarise(todo.arms, answers, task, extra, correct, options.max_new_tokens)
     if correct is not None:
         table["quiz"] = todo.settings["quiz"] = _quiz_label(quiz, options)
     result = SweepResult(table, answers.drop(columns=["tokens", "arm"]), todo.settings, circuit)
@@ -108,31 +112,46 @@ def _require_own_folder(model: Model, out: Path) -> None:
 
 def _scores(
     model: Model,
-    arms: Sequence[Arm],
+    todo: Plan,
     answers: pd.DataFrame,
     chat: bool | None,
     options: SweepOptions,
     quiz: Sequence[Question] | None,
     progress: bool,
-) -> tuple[dict[str, pd.Series], torch.Tensor | None]:
-    """KL and perplexity by arm, and which questions each arm answers right; what is wanted of them."""
-    everything = _core.Intervention.concat([arm.intervention for arm in arms])
-    keys = [arm.key for arm in arms]
-    batch_size = options.batch_size
-    extra: dict[str, pd.Series] = {}
-    if options.kl_prompts > 0:
-        values = _kl(
-            model, arms, everything, answers, chat, options.kl_prompts, batch_size, progress
+) -> tuple[pd.DataFrame, dict[str, dict[str, float]], torch.Tensor | None]:
+    """The answers with their KL and likelihoods, columns by arm, and which questions are right.
+
+    Draws of random neurons read no text and answer no questions.
+    """
+    arms, batch_size = todo.arms, options.batch_size
+    fixed = [i for i, arm in enumerate(arms) if arm.kind != "random"]
+    active, _ = model._steering(1)
+    everything = active.then(_core.Intervention.concat([arms[i].intervention for i in fixed]))
+    ids = prompt_ids(model, arms, todo.prompts, chat)
+    answers, extra = add_divergence(
+        model, arms, answers, ids, most=options.kl_prompts, batch_size=batch_size, progress=progress
+    )
+    if options.relevance_prompts != 0:
+        own = {name: rows for (prefix, name), rows in ids.items() if not prefix}
+        answers = add_likelihoods(
+            model,
+            answers,
+            own,
+            most=options.relevance_prompts,
+            batch_size=batch_size,
+            progress=progress,
         )
-        extra["kl"] = pd.Series(values, index=keys)
     if options.perplexity:
         with bar("perplexity", progress) as update:
             values = fixed_text(model, everything, batch_size, update)
-        extra["perplexity"] = pd.Series(values, index=keys)
+        # A text that is read raw has no place for an instruction.
+        extra["perplexity"] = {
+            arms[i].key: x for i, x in zip(fixed, values, strict=True) if not arms[i].prefix
+        }
     correct = None
     if options.quiz_questions > 0:
         with bar("quiz", progress) as update:
-            correct = quiz_accuracy(
+            right = quiz_accuracy(
                 model,
                 everything,
                 quiz,
@@ -142,7 +161,9 @@ def _scores(
                 batch_size=batch_size,
                 progress=update,
             )
-    return extra, correct
+        correct = torch.zeros(len(arms), right.shape[1], dtype=torch.bool)
+        correct[fixed] = right
+    return answers, extra, correct
 
 
 def _quiz_by(quiz: Sequence[Question] | None, options: SweepOptions) -> str:
@@ -153,25 +174,3 @@ def _quiz_label(quiz: Sequence[Question] | None, options: SweepOptions) -> str:
     questions = read_quiz() if quiz is None else quiz
     drawn = draw_questions(questions, options.quiz_questions, options.quiz_seed)
     return quiz_label(questions, drawn, _quiz_by(quiz, options), options.quiz_seed)
-
-
-def _kl(
-    model: Model,
-    arms: Sequence[Arm],
-    everything: _core.Intervention,
-    answers: pd.DataFrame,
-    chat: bool | None,
-    n: int,
-    batch_size: int,
-    progress: bool,
-) -> list[float]:
-    base = answers[(answers.arm == arms[0].key) & (answers.set == "evaluation")]
-    base = base[base.tokens.map(len) > 0].head(n)
-    if base.empty:
-        return [math.nan] * len(arms)
-    ids = model.tokenize(list(base.prompt), chat)
-    with bar("KL", progress, "row") as update:
-        kl, _ = model.core.divergence(
-            ids, list(base.tokens), intervention=everything, batch_rows=batch_size, progress=update
-        )
-    return kl.mean(1).tolist()

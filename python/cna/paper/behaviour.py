@@ -64,6 +64,7 @@ def measure_behaviour(
         batch_size=batch_size,
         kl_prompts=0,
         perplexity=False,
+        relevance_prompts=0,
         quiz_questions=0,
         max_prompts=12 if quick else None,
     )
@@ -96,7 +97,8 @@ def _arms(
     arms: list[Arm] = []
     if "controls" in parts:
         for seed in (0,) if quick else (0, 1, 2):
-            arms += neuron_arms(f"random-{seed}", random_like(circuit, seed), [0.0])
+            drawn = random_like(circuit, seed)
+            arms += neuron_arms("random", drawn, [0.0], kind="random", draw=seed)
     if "quality" in parts and model.core.has_residual_sites:
         positive, negative, chat = task.positive, task.negative, task.chat
         printed = [a for a in ALPHAS if a > 0]

@@ -8,6 +8,21 @@ from typing import Any
 
 import pandas as pd
 
+from ..measure.kinds import with_kinds
+
+
+def _as_in_paper(table: pd.DataFrame) -> pd.DataFrame:
+    """The paper counts what the judge alone says, broken text or not; its quality is that of words."""
+    columns = {"rate": "judged", "quality": "word_quality"}
+    ends = ("", "_low", "_high")
+    given = {
+        f"{name}{end}": table[f"{own}{end}"]
+        for name, own in columns.items()
+        if own in table
+        for end in ends
+    }
+    return with_kinds(table).assign(**given)
+
 
 def _row(table: pd.DataFrame, method: str, strength: float) -> Any:
     return table[(table.method == method) & (table.strength == strength)].iloc[0]
@@ -18,6 +33,7 @@ def refusal_table(table: pd.DataFrame, entry: Mapping[str, Any]) -> pd.DataFrame
 
     `change` is after - before, `relative change` is that over before; its p value is McNemar's.
     """
+    table = _as_in_paper(table)
     before, after = _row(table, "cna", 1.0), _row(table, "cna", 0.0)
     columns: dict[str, list[float]] = {}
     for column, key in (
@@ -56,37 +72,36 @@ def quality_table(table: pd.DataFrame, entry: Mapping[str, Any]) -> pd.DataFrame
     printed = entry.get("own_prompts", {})
     log_rate, log_quality = entry.get("log_rate", {}), entry.get("log_quality", {})
     rows = []
-    for row in table.itertuples():
-        if str(row.method).startswith("random"):
-            continue
-        neurons = row.method == "cna"
+    table = _as_in_paper(table)
+    for row in table[table.kind != "random"].to_dict("records"):
+        neurons, strength = row["method"] == "cna", f"{row['strength']:g}"
         paper_rate = paper_quality = math.nan
         key = "cna_by_multiplier" if neurons else "caa_by_alpha"
-        if neurons and row.alpha == 0:
+        if neurons and row["alpha"] == 0:
             paper_rate = printed.get("baseline_rate", math.nan)
-        if row.alpha == 1 and row.method in ("cna", "caa-mlp"):
+        if row["alpha"] == 1 and row["method"] in ("cna", "caa-mlp"):
             method = "cna" if neurons else "caa"
             paper_rate = printed.get(f"{method}_rate", math.nan)
             paper_quality = printed.get(f"{method}_quality", math.nan)
-        logged = {} if row.method == "caa" else log_rate.get(key, {})
-        logged_quality = {} if row.method == "caa" else log_quality.get(key, {})
+        logged = {} if row["method"] == "caa" else log_rate.get(key, {})
+        logged_quality = {} if row["method"] == "caa" else log_quality.get(key, {})
         rows.append(
             {
-                "method": row.method,
-                "layer": row.layer,
-                "multiplier": row.strength if neurons else math.nan,
-                "alpha": row.alpha,
+                "method": row["method"],
+                "layer": row["layer"],
+                "multiplier": row["strength"] if neurons else math.nan,
+                "alpha": row["alpha"],
                 "paper_rate": paper_rate,
-                "log_rate": logged.get(f"{row.strength:g}", math.nan),
-                "rate": row.rate,
-                "rate_low": row.rate_low,
-                "rate_high": row.rate_high,
+                "log_rate": logged.get(strength, math.nan),
+                "rate": row["rate"],
+                "rate_low": row["rate_low"],
+                "rate_high": row["rate_high"],
                 "paper_quality": paper_quality,
-                "log_quality": logged_quality.get(f"{row.strength:g}", math.nan),
-                "composite": row.composite,
-                "quality": row.quality,
-                "quality_low": row.quality_low,
-                "quality_high": row.quality_high,
+                "log_quality": logged_quality.get(strength, math.nan),
+                "composite": row["composite"],
+                "quality": row["quality"],
+                "quality_low": row["quality_low"],
+                "quality_high": row["quality_high"],
             }
         )
     out = pd.DataFrame(rows)
@@ -98,19 +113,23 @@ def quality_table(table: pd.DataFrame, entry: Mapping[str, Any]) -> pd.DataFrame
 
 def controls_table(table: pd.DataFrame, entry: Mapping[str, Any]) -> pd.DataFrame:
     """The circuit and random neurons switched off. The paper reports no such control."""
-    rows = [
-        {
-            "neurons": "none" if row.strength == 1 else str(row.method).replace("cna", "circuit"),
-            "multiplier": row.strength,
-            "alpha": row.alpha,
-            "paper_rate": math.nan,
-            "rate": row.rate,
-            "rate_low": row.rate_low,
-            "rate_high": row.rate_high,
-            "quality": row.quality,
-            "p_value": row.p_value,
-        }
-        for row in table.itertuples()
-        if (row.method == "cna" and row.strength in (0.0, 1.0)) or row.method.startswith("random")
-    ]
+    rows = []
+    for row in _as_in_paper(table).to_dict("records"):
+        random = row["kind"] == "random"
+        if not random and not (row["method"] == "cna" and row["strength"] in (0.0, 1.0)):
+            continue
+        draw = f"{row['method']}-{row['draw']:.0f}" if random else "circuit"
+        rows.append(
+            {
+                "neurons": "none" if row["strength"] == 1 else draw,
+                "multiplier": row["strength"],
+                "alpha": row["alpha"],
+                "paper_rate": math.nan,
+                "rate": row["rate"],
+                "rate_low": row["rate_low"],
+                "rate_high": row["rate_high"],
+                "quality": row["quality"],
+                "p_value": row["p_value"],
+            }
+        )
     return pd.DataFrame(rows)

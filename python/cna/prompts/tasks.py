@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -30,6 +30,8 @@ class Task:
     source: where the prompts are from.
     chat: as in `model.generate`: None applies the chat template where the model has one, False
     feeds raw text.
+    prompt_baseline: an instruction that asks for the effect of steering, which sweeps compare with;
+    "" where there is none.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Task:
     judge: judges.Judge = field(default_factory=lambda: judges.get(_USER_JUDGE))
     source: str = ""
     chat: bool | None = None
+    prompt_baseline: str = ""
 
     def __repr__(self) -> str:
         return (
@@ -60,7 +63,8 @@ def load(name_or_path: str | Path, allow_leak: bool = False) -> Task:
 
     name_or_path: one of `names()`; a .csv file with the columns prompt,label; a .jsonl file of
     objects with prompt and label; or a folder with positive.txt, negative.txt, evaluation.txt and,
-    where wanted, benign.txt and judge.json. A label is positive, negative, evaluation or benign.
+    where wanted, benign.txt, judge.json and prompt_baseline.txt. A label is positive, negative,
+    evaluation or benign.
     The judge of a file is judge.json beside it, named <file>.judge.json, else "refusal-13".
     allow_leak: accept discovery prompts that are evaluation prompts too (the rate then flatters).
     Raises FileNotFoundError for a missing file, ValueError for an unknown name, an empty, unreadable
@@ -131,6 +135,7 @@ def _builtin(name: str) -> Task:
         judge=judges.get(judge) if isinstance(judge, str) else judges.from_dict(judge),
         source=values["source"],
         chat=values["chat"],
+        prompt_baseline=values.get("prompt_baseline", ""),
         **{label: list(values[label]) for label in _LABELS},
     )
 
@@ -150,7 +155,10 @@ def _of_folder(folder: Path) -> Task:
         text = read_text(file, "tasks.load")
         sets[label] = [line.strip() for line in text.splitlines() if line.strip()]
     own = folder / "judge.json"
-    return _user_task(folder, folder.resolve().name, sets, own)
+    asked = folder / "prompt_baseline.txt"
+    text = read_text(asked, "tasks.load").strip() if asked.exists() else ""
+    task = _user_task(folder, folder.resolve().name, sets, own)
+    return replace(task, prompt_baseline=text)
 
 
 def _of_table(path: Path) -> Task:

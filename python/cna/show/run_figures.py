@@ -12,11 +12,10 @@ from . import plots
 
 CAPTIONS = {  # file stem -> caption; other images keep their names as captions
     "dose_response": "Behaviour rate against strength, with 95 % Wilson intervals. Dashed: the "
-    "rate on benign prompts.",
-    "quality_against_effect": "Text quality against the fall of the behaviour rate. Upper right "
-    "is better.",
-    "matched_kl": "Effect against the distance to the unsteered model (KL), to compare methods "
-    "that disturb the model equally.",
+    "rate on benign prompts. Grey: the range of random draws.",
+    "quality_against_effect": "Text quality against the effect. Upper right is better.",
+    "matched_kl": "Effect against side effect: the distance to the unsteered model (KL) on benign "
+    "prompts, to compare methods that disturb the model equally. Grey: random draws.",
     "layer_histogram": "Neurons of the circuit per layer.",
     "neuron_strip": "Each neuron of the circuit; colour is the sign of its contrast.",
     "overlap": "Overlap of two circuits by layer.",

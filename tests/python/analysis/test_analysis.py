@@ -451,7 +451,7 @@ def test_smallest_k_refuses_what_cannot_be_searched(
         analysis.smallest_k(effect, k_max, share=share)
 
 
-def test_rate_reduction_is_the_unsteered_rate_minus_the_steered_one(model: cna.Model):
+def test_rate_reduction_counts_the_answers_that_turn_into_other_unbroken_ones(model: cna.Model):
     ranking = cna.discover(model, POSITIVE, NEGATIVE, k=40, universal=None, progress=False)
     prompts = [f"Say {i}." for i in range(6)]
     before = model.generate(prompts, max_new_tokens=4, progress=False)
@@ -467,9 +467,11 @@ def test_rate_reduction_is_the_unsteered_rate_minus_the_steered_one(model: cna.M
     for k in (1, 40):
         part = cna.Circuit(ranking.shape, ranking.neurons[:k])
         with model.steer(part, multiplier=-8.0):
-            after = model.generate(prompts, max_new_tokens=4, progress=False)
-        changed = sum(a != b for a, b in zip(after, before, strict=True)) / 6
-        assert effect(k) == pytest.approx(changed)
+            tokens = model.generate(prompts, max_new_tokens=4, progress=False, return_tokens=True)
+        after = [model.decode(t) for t in tokens]
+        # Four tokens have one 4-gram, so they are broken only where they are no text.
+        turned = [a != b and a.strip() != "" for a, b in zip(after, before, strict=True)]
+        assert effect(k) == pytest.approx(sum(turned) / 6)
     with pytest.raises(ValueError, match="between 1 and 40"):
         effect(41)
 

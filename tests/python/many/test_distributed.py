@@ -282,6 +282,7 @@ def test_is_distributed_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -
 SWEEP: dict[str, Any] = {
     "multipliers": [0.0, 2.0],
     "baselines": ["random"],
+    "random_seeds": [0, 1],
     "max_new_tokens": 6,
     "batch_size": 8,
     "kl_prompts": 3,

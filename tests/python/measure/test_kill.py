@@ -18,8 +18,8 @@ from conftest import PROMPTS
 
 N_EVALUATION, N_BENIGN = 40, 24
 MULTIPLIERS = "-1,0,0.5,2"
-ARMS = 5 + 4  # with the model itself, and random neurons
-ANSWERS = ARMS * (N_EVALUATION + N_BENIGN)
+ARMS, DRAWS = 5, 4  # with the model itself; random neurons answer no benign prompts
+ANSWERS = ARMS * (N_EVALUATION + N_BENIGN) + DRAWS * N_EVALUATION
 
 
 def write_task(path: Path) -> None:
@@ -35,6 +35,7 @@ def start(folder: Path, work: Path, out: Path) -> subprocess.Popen[bytes]:
             *(sys.executable, "-m", "cna", "sweep", "--model", str(folder)),
             *("--task", str(work / "task.csv"), "--circuit", str(work / "c.json")),
             *(f"--multipliers={MULTIPLIERS}", "--baselines", "random", "--max-new-tokens", "8"),
+            *("--draws", str(DRAWS)),
             *("--batch-size", "4", "--quiz-questions", "0", "--out", str(out)),
         ],
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},

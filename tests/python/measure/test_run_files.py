@@ -21,6 +21,7 @@ from cna.tasks import Task
 from conftest import CHAT_TEMPLATE, PROMPTS, make_hf, make_tokenizer
 
 SMALL: dict[str, Any] = {
+    "random_seeds": [0],
     "max_new_tokens": 4,
     "kl_prompts": 0,
     "perplexity": False,

@@ -165,9 +165,12 @@ def test_a_sweep_gives_one_row_per_arm(
         circuit,
         task,
         [0.0, 2.0],
-        ["random", "caa", "caa-mlp", "no-filter"],
+        ["random", "caa", "caa-mlp", "no-filter", "prompt"],
         caa_layers=[1, 2],
         caa_coefficients=[-1.0],
+        prompt_baseline="Answer with one word.",
+        random_seeds=range(3),
+        random_prompts=4,
         max_new_tokens=6,
         kl_prompts=3,
         quiz_questions=4,
@@ -176,15 +179,26 @@ def test_a_sweep_gives_one_row_per_arm(
     )
     table = result.table
     counts = table.method.value_counts().to_dict()
-    assert counts == {"cna": 3, "random": 2, "no-filter": 2, "caa": 2, "caa-mlp": 1}
-    assert set(table.n) == {6} and set(table.benign_n) == {3}
+    assert counts == {"cna": 3, "random": 3, "no-filter": 2, "caa": 2, "caa-mlp": 1, "prompt": 1}
+    draws = table.kind == "random"
+    assert set(table.n[~draws]) == {6} and set(table.benign_n[~draws]) == {3}
+    assert set(table.n[draws]) == {4} and set(table.benign_n[draws]) == {0}
+    assert list(table.draw[draws]) == [0, 1, 2] and set(table.strength[draws]) == {0.0}
     base = table[(table.method == "cna") & (table.strength == 1)].iloc[0]
-    assert base.kl == 0 and base.p_value == 1 and base.alpha == 0
+    assert base.kl_benign == base.kl_evaluation == 0 and base.p_value == 1 and base.alpha == 0
+    assert base.kind == "model"
     assert (table[table.method == "cna"].alpha == 1 - table[table.method == "cna"].strength).all()
     assert (table.rate_low <= table.rate).all() and (table.rate <= table.rate_high).all()
     assert (0 <= table.quality_low).all() and (table.quality_low <= table.quality).all()
     assert (table.quality <= table.quality_high).all() and (table.quality_high <= 1).all()
-    assert ((table.kl >= -1e-6) & np.isfinite(table.perplexity)).all()
+    for column in ("kl_benign", "kl_evaluation"):
+        assert (table[column][~draws] >= -1e-6).all()
+    assert (table.kl_benign_low <= table.kl_benign).all()
+    assert (table.kl_benign <= table.kl_benign_high).all()
+    read = ~draws & (table.kind != "prompt")  # by them no raw text is read
+    assert np.isfinite(table.perplexity[read]).all() and table.perplexity[~read].isna().all()
+    assert table.accuracy[~read].isna().all() and table.accuracy[read].notna().all()
+    assert (table[["rate", "other", "broken"]].sum(axis=1) - 1).abs().max() < 1e-9
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"circuit.json", "table.csv", "answers.csv", "run.json", "report.html"} <= names
     assert (tmp_path / "run/figures/dose_response.png").stat().st_size > 5000
@@ -212,7 +226,8 @@ def test_sweep_answers_equal_one_run_per_strength(
         rows = result.answers
         rows = rows[(rows.strength == m) & (rows.set == "evaluation")].sort_values("index")
         assert list(rows.answer) == expected
-        assert list(rows.hit) == [len(a) % 2 == 0 for a in expected]
+        assert list(rows.judged) == [len(a) % 2 == 0 for a in expected]
+        assert list(rows.hit) == list(rows.judged & (rows.outcome != "broken"))
 
 
 def test_a_cut_answer_file_goes_on_where_it_stopped(
@@ -226,6 +241,7 @@ def test_a_cut_answer_file_goes_on_where_it_stopped(
         "progress": False,
         "batch_size": 4,
     }
+    options["random_seeds"] = [0]
     whole = sweep(tiny, circuit, task, [0.0], ["random"], out=tmp_path / "a", **options)
     raw = (tmp_path / "a/answers.jsonl").read_bytes()
     for cut in (0, 10, len(raw) // 3, len(raw) - 5, len(raw)):
@@ -235,7 +251,7 @@ def test_a_cut_answer_file_goes_on_where_it_stopped(
         again = sweep(tiny, circuit, task, [0.0], ["random"], out=folder, **options)
         pd.testing.assert_frame_equal(again.table, whole.table)
         lines = (folder / "answers.jsonl").read_text().splitlines()
-        assert all(json.loads(line) for line in lines) and len(lines) == 1 + 3 * 9
+        assert all(json.loads(line) for line in lines) and len(lines) == 1 + 2 * 9 + 6
 
 
 def test_a_folder_of_another_run_is_refused(
@@ -261,12 +277,18 @@ def test_unknown_baselines_and_strengths_are_refused(
 def test_options_are_what_their_keywords_are(
     tiny: cna.Model, circuit: cna.Circuit, task: Task
 ) -> None:
-    few = {"max_new_tokens": 3, "kl_prompts": 0, "perplexity": False, "quiz_questions": 0}
+    few: dict[str, Any] = {
+        "max_new_tokens": 3,
+        "kl_prompts": 0,
+        "perplexity": False,
+        "quiz_questions": 0,
+    }
     options = cna.SweepOptions(multipliers=[0], baselines=["random"], random_seeds=[1, 2], **few)
     one = sweep(tiny, circuit, task, options=options, progress=False)
     two = sweep(tiny, circuit, task, [0.0], ["random"], random_seeds=[1, 2], **few, progress=False)
     pd.testing.assert_frame_equal(one.table, two.table)
-    assert one.settings == two.settings == json.loads(json.dumps(one.settings))
+    settings = [{k: v for k, v in x.settings.items() if k != "date"} for x in (one, two)]
+    assert settings[0] == settings[1] == json.loads(json.dumps(settings[0]))
     assert one.settings["random_seeds"] == [1, 2] and one.settings["multipliers"] == [0.0, 1.0]
     both = sweep(tiny, circuit, task, baselines=[], options=options, progress=False)
     assert list(both.table.method) == ["cna", "cna"] and both.settings["max_new_tokens"] == 3
@@ -307,6 +329,9 @@ def test_options_are_values() -> None:
         ("kl_prompts", -1),
         ("quiz_questions", 2.5),
         ("max_prompts", 0),
+        ("relevance_prompts", -1),
+        ("random_prompts", 0),
+        ("logit_biases", [math.inf]),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_in_one_line(field: str, value: Any) -> None:

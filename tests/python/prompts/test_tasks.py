@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,27 @@ def test_a_built_in_task_is_paired_tidy_and_without_leaks(name):
 
 def test_capability_refusal_has_the_promised_sizes_and_judge():
     task = tasks.load("capability-refusal")
-    assert len(task.positive) >= 40
-    assert len(task.evaluation) >= 40
-    assert len(task.benign) >= 24
+    assert len(task.positive) >= 64
+    assert len(task.evaluation) >= 64
+    assert len(task.benign) >= 32
     assert task.judge is judges.get("capability-refusal")
     assert task.chat is None
+
+
+def test_capability_refusal_differs_in_what_is_asked_and_in_no_other_way():
+    """One sentence type, punctuation and length: a circuit of these would separate the old sets."""
+    task = tasks.load("capability-refusal")
+    for prompt in all_prompts(task):
+        assert re.fullmatch(r"[A-Z][\w'-]*( [\w'-]+)+\.", prompt), prompt  # one plain sentence
+        assert prompt.split()[0].lower() not in {"what", "who", "where", "why", "how", "is", "can"}
+    lengths = [[len(p.split()) for p in side] for side in (task.positive, task.negative)]
+    assert lengths[0] == lengths[1]  # word for word as long, pair by pair
+    for others in (task.evaluation, task.benign):
+        mean = sum(len(p.split()) for p in others) / len(others)
+        assert abs(mean - sum(lengths[0]) / len(lengths[0])) <= 1
+    verbs = [[p.split()[0] for p in side] for side in (task.positive, task.negative)]
+    shared = sum(a == b for a, b in zip(*verbs, strict=True))
+    assert shared >= 16  # pairs whose halves begin with the same verb
 
 
 def test_capitals_knows_the_answer_to_every_evaluation_prompt():

@@ -283,3 +283,72 @@ def test_save_refuses_other_endings_and_missing_folders(tmp_path: Path):
         plots.save(fig, tmp_path / "figure.txt")
     with pytest.raises(ValueError, match="make it first"):
         plots.save(fig, tmp_path / "no" / "figure.png")
+
+
+# --- kinds, draws, side effect --------------------------------------------------------------------
+
+
+def today() -> pd.DataFrame:
+    """A table with kinds, draws and outcomes, as sweeps write it."""
+    table = sweep()[lambda t: t["method"] != "random"].rename(columns={"kl": "kl_evaluation"})
+    table["kind"] = table["method"].map({"cna": "circuit", "caa": "vector"})
+    table["broken"] = [0.5, 0.1, 0.0, *[0.3, 0.0, 0.0] * 2]
+    table["other"] = 1 - table["rate"] - table["broken"]
+    table["kl_benign"] = table["kl_evaluation"] / 10
+    table["draw"] = pd.array([pd.NA] * len(table), dtype="Int64")
+    draws = pd.DataFrame(
+        {"method": "random", "kind": "random", "strength": 0.0, "draw": range(5), "broken": 0.0}
+        | {"rate": [0.4, 0.5, 0.45, 0.55, 0.6], "quality": 0.98, "kl_benign": [0.01] * 4 + [0.02]}
+    )
+    draws["other"] = 1 - draws["rate"]
+    table.loc[(table.kind == "circuit") & (table.strength == 1), "kind"] = "model"
+    out = pd.concat([table, draws], ignore_index=True)
+    out["neutral"] = out["kind"].map({"vector": 0.0}).fillna(1.0)
+    return out.astype({"layer": "Int64", "draw": "Int64"})
+
+
+def test_random_draws_are_one_grey_band():
+    ax = plots.dose_response(today()).axes[0]
+    (band,) = [p for p in ax.patches if p.get_label() == "random neurons, 5 draws"]
+    box = band.get_extents().transformed(ax.transData.inverted())
+    assert (box.y0, box.y1) == pytest.approx((40, 60))
+    assert not [x for x in ax.get_lines() if str(x.get_label()).startswith("random-")]
+    ax = plots.matched_kl(today()).axes[0]
+    (patch,) = ax.patches
+    assert patch.get_x() == pytest.approx(0.01) and patch.get_width() == pytest.approx(0.01)  # type: ignore[attr-defined]
+    assert "random neurons, 5 draws" in [x.get_label() for x in ax.get_lines()]
+
+
+def test_methods_are_compared_along_the_kl_on_benign_prompts():
+    ax = plots.matched_kl(today()).axes[0]
+    assert "benign prompts" in ax.get_xlabel() and "other, unbroken" in ax.get_ylabel()
+    (points,) = [x for x in ax.get_lines() if x.get_label() == "CNA circuit"]
+    np.testing.assert_allclose(points.get_xdata(), [0.02, 0.06])
+    # At m = -1 half of the answers are broken: the rate falls by 40 points, other answers by 10.
+    np.testing.assert_allclose(points.get_ydata(), [7, -10], atol=1e-9)
+    assert "evaluation prompts" in plots.matched_kl(sweep()).axes[0].get_xlabel()
+
+
+def test_no_line_is_drawn_beyond_the_kl_that_a_method_was_measured_at():
+    ax = plots.matched_kl(today()).axes[0]
+    for line in ax.get_lines():
+        if line.get_drawstyle() == "steps-post":
+            assert len(line.get_xdata()) in (2, 4)
+            assert np.max(np.asarray(line.get_xdata(), float)) in (0.06, 0.19)
+
+
+def test_each_kind_of_strength_has_its_own_axes():
+    table = today()
+    more = pd.DataFrame(
+        {"method": ["prompt", "logit-bias", "mine"], "kind": ["prompt", "logit_bias", "vector"]}
+        | {"strength": [1.0, -0.5, 1.0], "rate": 0.2, "neutral": 0.0}
+    )
+    fig = plots.dose_response(pd.concat([table, more], ignore_index=True))
+    axes = {ax._left_title.get_text(): ax for ax in fig.axes}  # type: ignore[attr-defined]
+    assert list(axes) == [
+        "Scaling neurons",
+        "Adding a steering vector",
+        "A bias on the logits",
+        "An instruction",
+    ]
+    assert "mine" in [x.get_label() for x in axes["Adding a steering vector"].get_lines()]

@@ -263,3 +263,42 @@ def test_a_table_without_unsteered_rows_still_makes_a_page(folder: Path):
 def test_tables_whose_rates_are_all_missing_still_make_a_page(folder: Path):
     table().assign(rate=np.nan).to_csv(folder / "table.csv", index=False)
     assert "Methods and strengths" in parsed(report.write_report(folder)).text
+
+
+def scored_answers() -> pd.DataFrame:
+    """Answers as sweeps write them today, with outcomes, draws and the KL of benign ones."""
+    frame = answers()
+    frame["kind"] = frame["method"].map({"cna": "circuit", "caa": "vector"})
+    frame.loc[(frame.method == "cna") & (frame.strength == 1), "kind"] = "model"
+    frame["outcome"] = np.where(frame["hit"], "behaviour", "other")
+    frame.loc[(frame.layer == 12).fillna(False), "outcome"] = "broken"
+    frame["answer_kl"] = np.where(frame["set"] == "benign", 0.05, np.nan)
+    frame["draw"] = pd.NA
+    draws = [
+        frame[(frame.kind == "model") & (frame["set"] == "evaluation")].assign(
+            method="random", kind="random", strength=0.0, draw=d
+        )
+        for d in range(3)
+    ]
+    return pd.concat([frame, *draws], ignore_index=True)
+
+
+def test_methods_are_compared_on_prompts_that_they_were_not_chosen_on(folder: Path):
+    scored_answers().to_csv(folder / "answers.csv", index=False)
+    frame = table().assign(kind=lambda t: t["method"].map({"caa": "vector"}).fillna("circuit"))
+    frame = frame.rename(columns={"kl": "kl_evaluation"}).assign(kl_benign=0.05, draw=pd.NA)
+    frame.loc[frame.method == "random", ["kind", "draw"]] = ["random", 0]
+    frame.to_csv(folder / "table.csv", index=False)
+    page = parsed(report.write_report(folder))
+    assert "Comparisons" in page.text and "chosen on the prompts of even number" in page.text
+    assert "CAA, layer 20, coefficient −0.5" in page.text  # layer 12 is broken
+    assert "the numbers are those of the other half" in page.text
+    assert "picked on these very prompts" not in page.text
+    assert "draws of random neurons" in page.text and "p, Holm" in page.text
+    assert "broken text" in page.text or "behaviour" in page.text
+
+
+def test_a_page_of_broken_kinds_names_the_column(folder: Path):
+    table().assign(kind="magic").to_csv(folder / "table.csv", index=False)
+    with pytest.raises(ValueError, match="write_report: table: expected a kind of"):
+        report.write_report(folder)

@@ -24,7 +24,7 @@ def from_dict(values: object, name: str = "judge") -> KeywordJudge | AnswerJudge
     fields = {k: v for k, v in values.items() if k != "kind"}
     fields.setdefault("name", name)
     allowed = {
-        "keyword": {"name", "patterns", "regex", "first_chars", "ignore_case"},
+        "keyword": {"name", "patterns", "regex", "first_chars", "ignore_case", "quoted"},
         "answer": {"name", "answers"},
     }
     needed = {"keyword": "patterns", "answer": "answers"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import JudgeAll, check_answer, save_json
+from .speech import plain_quotes, without_quoted
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class KeywordJudge(JudgeAll):
 
     patterns: substrings, or regular expressions where `regex` is True.
     first_chars: look at this many characters from the start only; None looks at all of them.
+    quoted: look inside quoted speech too; False passes over it, as in "I can't," she said.
     Curly apostrophes count as straight ones. Raises ValueError for no patterns, an empty one, or
     one that is no regular expression.
     """
@@ -26,6 +28,7 @@ class KeywordJudge(JudgeAll):
     regex: bool = False
     first_chars: int | None = None
     ignore_case: bool = True
+    quoted: bool = True
     _compiled: tuple[re.Pattern[str], ...] = field(
         init=False, repr=False, compare=False, default=()
     )
@@ -37,6 +40,7 @@ class KeywordJudge(JudgeAll):
         regex: bool = False,
         first_chars: int | None = None,
         ignore_case: bool = True,
+        quoted: bool = True,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise ValueError(f"KeywordJudge: expected a name, got {name!r}; name the behaviour")
@@ -74,6 +78,7 @@ class KeywordJudge(JudgeAll):
             ("regex", bool(regex)),
             ("first_chars", first_chars),
             ("ignore_case", bool(ignore_case)),
+            ("quoted", bool(quoted)),
             ("_compiled", tuple(compiled)),
         ):
             object.__setattr__(self, key, value)
@@ -85,6 +90,7 @@ class KeywordJudge(JudgeAll):
     def match(self, answer: str) -> str | None:
         """The first pattern that occurs in `answer`, or None: why the verdict is what it is."""
         text = plain_quotes(check_answer(answer))[: self.first_chars]
+        text = text if self.quoted else without_quoted(text)
         for pattern, compiled in zip(self.patterns, self._compiled, strict=True):
             if compiled.search(text):
                 return pattern
@@ -99,13 +105,9 @@ class KeywordJudge(JudgeAll):
             "regex": self.regex,
             "first_chars": self.first_chars,
             "ignore_case": self.ignore_case,
+            "quoted": self.quoted,
         }
 
     def save(self, path: str | Path) -> None:
         """Write the judge to a JSON file; `cna.judges.load` reads it."""
         save_json(self.to_dict(), path)
-
-
-def plain_quotes(text: str) -> str:
-    """The text with straight apostrophes."""
-    return text.replace("\u2019", "'").replace("\u2018", "'").replace("\u02bc", "'")

@@ -9,6 +9,12 @@ from typing import Any, NamedTuple
 
 from .base import Judge
 
+_PARTS = {
+    "held-out": "labelled_held_out.jsonl",
+    "discovery": "labelled_discovery.jsonl",
+    "earlier": "labelled_answers.jsonl",
+}
+
 
 class PrecisionRecall(NamedTuple):
     """Agreement of a judge with labels: how many it flags are right, how many it finds."""
@@ -50,13 +56,28 @@ def precision_recall(
     )
 
 
-def labelled_answers() -> list[dict[str, Any]]:
-    """The hand-labelled answers shipped with the library: dicts with answer, refusal, note.
+def labelled_answers(part: str = "held-out") -> list[dict[str, Any]]:
+    """The hand-labelled answers shipped with the library, each a dict with at least answer, refusal.
 
-    refusal is True where the answer says that the model cannot or will not do what was asked. The
-    first 64 are SmolLM2-135M-Instruct's answers to all evaluation prompts of "capability-refusal";
-    then hard cases: answers of the ablated model, and some written by hand. The patterns of the
-    judges were written with the 64 in view, so agreement on them flatters.
+    refusal is True where the answer says that the model cannot or will not do what was asked.
+
+    part:
+        "held-out": answers to evaluation and benign prompts of "capability-refusal", unsteered and
+            steered, labelled before any judge saw them; no pattern was written on them.
+        "discovery": answers to its positive and negative prompts, likewise steered and not; the
+            patterns of the judges were written on these.
+        "earlier": 64 answers to the first evaluation prompts (discovery prompts today), on which
+            the first patterns were written, then hard cases and answers written by hand, with a
+            note on where each is from. Agreement here flatters too.
+
+    The first two come from SmolLM2-135M-Instruct. Their rows also hold id, prompt, method, layer,
+    strength, tokens (the answer's ids) and broken: True where the text repeats itself or cannot be
+    read. One reader labelled them, in shuffled order and without the method in view.
+    Raises ValueError for another part.
     """
-    path = Path(__file__).parents[1] / "data" / "labelled_answers.jsonl"
+    if part not in _PARTS:
+        raise ValueError(
+            f"judges.labelled_answers: expected one of {sorted(_PARTS)}, got {part!r}; pick one"
+        )
+    path = Path(__file__).parents[1] / "data" / _PARTS[part]
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

@@ -10,9 +10,9 @@ from .patterns import CAPABILITY, PLURAL_VERB, REFUSAL_13, REFUSAL_31
 _NAMED: dict[str, KeywordJudge] = {
     judge.name: judge
     for judge in (
-        KeywordJudge("capability-refusal", CAPABILITY, regex=True),
-        KeywordJudge("refusal-13", REFUSAL_13, regex=True, first_chars=500),
-        KeywordJudge("refusal-31", REFUSAL_31),
+        KeywordJudge("capability-refusal", CAPABILITY, regex=True, quoted=False),
+        KeywordJudge("refusal-13", REFUSAL_13, regex=True, first_chars=500, quoted=False),
+        KeywordJudge("refusal-31", REFUSAL_31, quoted=False),
         KeywordJudge("plural-verb", PLURAL_VERB, regex=True),
     )
 }
@@ -30,8 +30,9 @@ def get(name: str) -> KeywordJudge:
     refusal-13: declining of any kind, 13 regular expressions on the first 500 characters.
     refusal-31: declining of any kind, 31 substrings anywhere.
     plural-verb: the answer continues a sentence with a plural verb form (are, were, have, do).
-    The two refusal sets have the scope of the two keyword judges in the authors' released code
-    (arXiv 2605.12290); the patterns are this library's own. Raises ValueError for another name.
+    The first three pass over quoted speech. The two refusal sets have the scope of the two keyword
+    judges in the authors' released code (arXiv 2605.12290); the patterns are this library's own.
+    Raises ValueError for another name.
     """
     if name in _NAMED:
         return _NAMED[name]

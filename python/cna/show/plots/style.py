@@ -15,19 +15,37 @@ COLOURS = {
     "cna": "#0072B2",
     "caa": "#D55E00",
     "caa-mlp": "#CC79A7",
+    "caa-answer": "#8C4A00",
     "random": "#6E6E6E",
+    "random-kl": "#6E6E6E",
     "no-filter": "#009E73",
+    "prompt": "#000000",
+    "logit-bias": "#7F5FA8",
 }
-SPARE = ("#E69F00", "#56B4E9", "#8C6D00", "#000000", "#7F5FA8")
-MARKERS = {"cna": "o", "caa": "s", "caa-mlp": "D", "random": "X", "no-filter": "^"}
+SPARE = ("#E69F00", "#56B4E9", "#8C6D00", "#B33C86", "#3C7A3C")
+MARKERS = {
+    "cna": "o",
+    "caa": "s",
+    "caa-mlp": "D",
+    "caa-answer": "p",
+    "random": "X",
+    "random-kl": "P",
+    "no-filter": "^",
+    "prompt": "*",
+    "logit-bias": "v",
+}
 LABELS = {
     "cna": "CNA circuit",
     "caa": "CAA",
     "caa-mlp": "CAA, MLP outputs",
+    "caa-answer": "CAA, from the answer on",
     "random": "random neurons",
+    "random-kl": "random neurons of equal KL",
     "no-filter": "CNA, no universal filter",
+    "prompt": "instruction",
+    "logit-bias": "logit bias",
 }
-INK, FAINT = "#222222", "#6B6B6B"
+INK, FAINT, BAND = "#222222", "#6B6B6B", "#BDBDBD"
 SIGN = LinearSegmentedColormap.from_list(
     "sign", ["#0B4F8A", "#1F8FB4", "#C9C9C9", "#E08A3C", "#B34700"]
 )

@@ -10,7 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.colors import to_rgb
 
+from ...measure.kinds import KINDS, is_unsteered, with_kinds
 from .style import MARKERS, colour_of, label_of
+
+_TEXT = ["method", "layer", "kind"]
 
 
 class Line:
@@ -34,8 +37,8 @@ class Line:
 
 
 def lines_of(table: pd.DataFrame) -> Iterator[Line]:
-    """One line per method and layer; layers share their method's colour, ever paler."""
-    for method, rows in table.groupby("method", sort=False):
+    """One line per method and layer but random draws; layers share their method's colour, paler."""
+    for method, rows in table[table["kind"] != "random"].groupby("method", sort=False):
         layers = rows["layer"].astype("Float64") if "layer" in rows else None
         if layers is None or not layers.notna().any():
             yield Line(str(method), None, rows, 0.0)
@@ -52,8 +55,16 @@ def lines_of(table: pd.DataFrame) -> Iterator[Line]:
             yield Line(str(method), None, rest, 0.0)
 
 
+def bands_of(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The draws of random neurons, all draws of one method together: (label, rows)."""
+    for method, rows in table[table["kind"] == "random"].groupby("method", sort=False):
+        draws = rows["draw"].nunique() if "draw" in rows else 1
+        text = label_of(str(method))
+        yield (f"{text}, {draws} draws" if draws > 1 else text), rows
+
+
 def checked(table: pd.DataFrame, columns: Sequence[str], caller: str) -> pd.DataFrame:
-    """The rows that have a method, a strength and all of `columns`, numbers as floats."""
+    """The rows that have a method, a strength and all of `columns`, numbers as floats, with kinds."""
     needed = ("method", "strength", *columns)
     missing = [c for c in needed if c not in table.columns]
     if missing:
@@ -61,8 +72,8 @@ def checked(table: pd.DataFrame, columns: Sequence[str], caller: str) -> pd.Data
             f"{caller}: expected the columns {', '.join(needed)}, got none named "
             f"{', '.join(missing)}; pass the table of a sweep"
         )
-    out = table.copy()
-    for column in out.columns.difference(["method", "layer"]):
+    out = with_kinds(table)
+    for column in out.columns.difference(_TEXT):
         out[column] = pd.to_numeric(out[column], errors="coerce").astype(np.float64)
     if "layer" in out:
         out["layer"] = pd.to_numeric(out["layer"], errors="coerce")
@@ -75,18 +86,41 @@ def checked(table: pd.DataFrame, columns: Sequence[str], caller: str) -> pd.Data
     return out.reset_index(drop=True)
 
 
-def with_reduction(table: pd.DataFrame, caller: str) -> pd.DataFrame:
-    """Adds `reduction`, the fall of the rate from the unsteered one in percentage points."""
+def with_effect(table: pd.DataFrame, caller: str) -> pd.DataFrame:
+    """Adds `effect` in percentage points, and what it is in the table's attrs `effect`.
+
+    The rise of other answers, so that broken text is no success; the fall of the rate where the
+    table does not tell them apart.
+    """
     plain = table[is_unsteered(table)]
     if plain.empty:
         raise ValueError(
             f"{caller}: expected an unsteered row (multiplier 1 or coefficient 0), got none; add "
             "it to the sweep"
         )
-    base = float(plain["rate"].iloc[0])
-    out = table.assign(reduction=100 * (base - table["rate"]))
-    out.attrs["baseline"] = base
+    if "other" in table and table["other"].notna().any():
+        base = float(plain["other"].iloc[0])
+        out = table.assign(effect=100 * (table["other"] - base))
+        out.attrs["effect"] = f"rise of other, unbroken answers from {100 * base:.0f} % [points]"
+    else:
+        base = float(plain["rate"].iloc[0])
+        out = table.assign(effect=100 * (base - table["rate"]))
+        out.attrs["effect"] = f"fall of the behaviour rate from {100 * base:.0f} % [points]"
     return out
+
+
+def side_effect(table: pd.DataFrame, caller: str) -> tuple[str, str]:
+    """The column that methods are compared along, and its label: KL on benign prompts if measured."""
+    for column, text in (
+        ("kl_benign", "KL(unsteered || steered) on benign prompts [nats per token]"),
+        ("kl_evaluation", "KL(unsteered || steered) on evaluation prompts [nats per token]"),
+    ):
+        if column in table and pd.to_numeric(table[column], errors="coerce").notna().any():
+            return column, text
+    raise ValueError(
+        f"{caller}: expected the columns rate and kl_benign, got none named kl_benign; measure the "
+        "KL in the sweep"
+    )
 
 
 def interval(
@@ -98,37 +132,29 @@ def interval(
     return tuple(scale * rows[c].to_numpy(dtype=np.float64) for c in (low, high))  # type: ignore[return-value]
 
 
-def is_added(method: str) -> bool:
-    """True for methods that add a vector, whose strength is a coefficient."""
-    return str(method).startswith("caa")
-
-
-def is_unsteered(table: pd.DataFrame) -> pd.Series:
-    """True for rows of the model itself: multiplier 1, or coefficient 0 of an added vector."""
-    neutral = table["method"].map(is_added).map({True: 0.0, False: 1.0})
-    return (table["strength"] == neutral) | (table["method"] == "unsteered")
-
-
 def setting_text(row: pd.Series) -> str:
     """A setting as a short label: m = 0, or c = −1, layer 12."""
+    symbol = KINDS[row["kind"]].symbol
+    if not symbol:
+        return str(row["method"])
     strength = f"{row['strength']:g}".replace("-", "−")
-    if not is_added(row["method"]):
-        return f"m = {strength}"
     layer = row.get("layer")
-    return f"c = {strength}" + ("" if layer is None or pd.isna(layer) else f", layer {layer:.0f}")
+    return f"{symbol} = {strength}" + (
+        "" if layer is None or pd.isna(layer) else f", layer {layer:.0f}"
+    )
 
 
-def strength_texts(table: pd.DataFrame) -> list[tuple[float, float, str, str]]:
-    """Labels of steered points; of added vectors, only those that no other setting beats."""
+def strength_texts(table: pd.DataFrame, x: str, y: str) -> list[tuple[float, float, str, str]]:
+    """Labels of steered points; of methods with layers, only those that no other setting beats."""
     out = []
-    for method, rows in table.groupby("method", sort=False):
-        added = is_added(method)
-        rows = rows[rows["strength"] != (0.0 if added else 1.0)]
-        x, y = (rows[c].to_numpy(dtype=np.float64) for c in ("reduction", "quality"))
-        for i in range(len(rows) if method != "random" else 0):
-            beaten = (x >= x[i]) & (y >= y[i]) & ((x > x[i]) | (y > y[i]))
-            if not (added and (beaten.any() or x[i] <= 0)):
-                out.append(
-                    (float(x[i]), float(y[i]), setting_text(rows.iloc[i]), colour_of(str(method)))
-                )
+    steered = table[~is_unsteered(table) & (table["kind"] != "random")]
+    for method, rows in steered.groupby("method", sort=False):
+        added = KINDS[rows["kind"].iloc[0]].neutral == 0.0
+        across, up = (rows[c].to_numpy(dtype=np.float64) for c in (x, y))
+        for i in range(len(rows)):
+            beaten = (across >= across[i]) & (up >= up[i])
+            beaten &= (across > across[i]) | (up > up[i])
+            if not (added and (beaten.any() or across[i] <= 0)):
+                text = setting_text(rows.iloc[i])
+                out.append((float(across[i]), float(up[i]), text, colour_of(str(method))))
     return out

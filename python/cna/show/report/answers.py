@@ -9,11 +9,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from ...base.html import render
-from ..plots.tables import is_unsteered
+from ...measure.kinds import is_unsteered
 from .settings import Setting, matches, setting_name, setting_of
 
 _EXAMPLES = 8
 _SHOWS = {"true": True, "1": True, "1.0": True, "false": False, "0": False}
+_OUTCOMES = {"behaviour": True, "other": False, "broken": "broken text"}
 _HEADINGS = {
     "evaluation": "Prompts on which the behaviour is expected",
     "benign": "Benign prompts",
@@ -46,10 +47,10 @@ def _cards(columns: Sequence[tuple[str, pd.DataFrame]], name: str) -> list[dict[
     found: list[tuple[str, dict[str, tuple[str, str]]]] = []
     for title, rows in columns:
         part = rows[rows["set"] == name] if "set" in rows else rows
-        hits = part["hit"] if "hit" in part else [""] * len(part)
+        seen = part["outcome"] if "outcome" in part else part.get("hit", [""] * len(part))
         by_prompt: dict[str, tuple[str, str]] = {}
-        for prompt, answer, hit in zip(part["prompt"], part["answer"], hits, strict=True):
-            by_prompt.setdefault(prompt, (answer, hit))
+        for prompt, answer, shows in zip(part["prompt"], part["answer"], seen, strict=True):
+            by_prompt.setdefault(prompt, (answer, shows))
         found.append((title, by_prompt))
     prompts = list(dict.fromkeys(p for _, answers in found for p in answers))[:_EXAMPLES]
     cards = []
@@ -57,8 +58,9 @@ def _cards(columns: Sequence[tuple[str, pd.DataFrame]], name: str) -> list[dict[
         cells = []
         for title, answers in found:
             if prompt in answers:
-                text, hit = answers[prompt]
-                shows = _SHOWS.get(str(hit).strip().lower())
+                text, seen = answers[prompt]
+                word = str(seen).strip().lower()
+                shows = _OUTCOMES.get(word, _SHOWS.get(word))
                 cells.append({"title": title, "text": text, "shows": shows})
         cards.append({"prompt": prompt, "answers": cells})
     return cards

@@ -10,10 +10,11 @@ import pandas as pd
 from ..._core import Circuit
 from ...base.html import render
 from .answers import answers_html
+from .comparisons import comparisons_html
 from .figures import figures_html
 from .limits import limits_html
 from .sections import circuit_html, lead_html, methods_html, settings_html
-from .settings import chosen_settings
+from .settings import chosen_rows, chosen_settings
 
 
 def page_html(
@@ -30,7 +31,7 @@ def page_html(
     about = task.get("description", "") if isinstance(task, Mapping) else run.get("description", "")
     model = str(_first(run, ("model_id", "model")) or provenance.get("model_id", ""))
     title = f"Steering: {task_name}" if task_name else "Steering run"
-    chosen = chosen_settings(table)
+    chosen, halves = chosen_settings(table, answers), chosen_rows(answers)
     return render(
         "show/report",
         title=title,
@@ -38,10 +39,11 @@ def page_html(
         task=task_name,
         date=str(run.get("date", run.get("created", ""))),
         about=str(about),
-        lead=lead_html(table, chosen),
+        lead=lead_html(table, chosen, halves),
         sections=[
             ("The circuit", circuit_html(circuit)),
             ("Methods and strengths", methods_html(table)),
+            ("Comparisons", comparisons_html(table, answers, halves)),
             ("Figures", figures_html(images)),
             ("Answers before and after", answers_html(answers, chosen)),
             ("What this does not show", limits_html(table, circuit, answers)),

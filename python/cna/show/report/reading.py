@@ -11,10 +11,15 @@ import pandas as pd
 
 from ..._core import Circuit
 from ...base.errors import first_line
+from ...measure.kinds import with_kinds
 
 _NUMBERS = (
-    "strength rate rate_low rate_high benign_rate benign_low benign_high quality quality_low "
-    "quality_high composite kl perplexity accuracy accuracy_low accuracy_high p_value layer"
+    "strength neutral draw layer index rate rate_low rate_high other other_low other_high broken "
+    "broken_low broken_high benign_rate benign_low benign_high benign_broken benign_quality "
+    "benign_quality_low benign_quality_high quality quality_low quality_high word_quality "
+    "word_quality_low word_quality_high judged_low judged_high composite "
+    "kl kl_benign kl_benign_low kl_benign_high kl_evaluation answer_kl answer_perplexity relevance "
+    "relevance_low relevance_high perplexity accuracy accuracy_low accuracy_high p_value"
 ).split()
 
 
@@ -50,7 +55,7 @@ def read_circuit(path: Path) -> Circuit | None:
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
-    """A CSV file that has `columns`, known number columns as floats."""
+    """A CSV file that has `columns`, known number columns as floats, with today's names."""
     if _text(path) is None:
         return None
     try:
@@ -81,7 +86,10 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame | None:
                 f"{cells[wrong].iloc[0]!r} in '{path}'; run again"
             )
         frame[column] = values.astype("float64")
-    return frame
+    try:
+        return with_kinds(frame) if "method" in frame else frame
+    except ValueError as error:
+        raise ValueError(f"write_report: {first_line(error)} (in '{path}')") from None
 
 
 def _text(path: Path) -> str | None:

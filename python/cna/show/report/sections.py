@@ -11,23 +11,29 @@ from markupsafe import Markup
 
 from ..._core import Circuit
 from ...base.html import folded, number, page_table, render
+from ...measure.kinds import is_unsteered
 from ..display import layer_bars, signed
 from ..plots.style import label_of
-from ..plots.tables import is_added, is_unsteered
-from .settings import Setting, row_of, setting_name, unsteered_row
+from .settings import Setting, row_of, setting_name, strength_text, unsteered_row
 
 
-def lead_html(table: pd.DataFrame | None, chosen: Mapping[str, Setting]) -> Markup:
-    """Tiles with the rates that matter most."""
+def lead_html(
+    table: pd.DataFrame | None,
+    chosen: Mapping[str, Setting],
+    halves: pd.DataFrame | None = None,
+) -> Markup:
+    """Tiles with the rates that matter most; `halves`: settings as shown on the prompts held out."""
     if table is None or not chosen:
         return Markup()
     base = unsteered_row(table)
     items = [] if base is None else [_tile("Unsteered", base)]
-    for setting in chosen.values():
-        row = row_of(table, setting)
+    for name, setting in chosen.items():
+        held_out = halves is not None and name == "vector"
+        row = row_of(halves if held_out and halves is not None else table, setting)
         if row is not None:
             items.append(_tile(setting_name(setting), row))
-    return render("show/tiles", tiles=items, caa="caa" in chosen)
+    picked = ("half" if halves is not None else "same") if "vector" in chosen else ""
+    return render("show/tiles", tiles=items, picked=picked)
 
 
 def _tile(name: str, row: pd.Series) -> dict[str, str]:
@@ -35,9 +41,11 @@ def _tile(name: str, row: pd.Series) -> dict[str, str]:
     interval = ""
     if low is not None and high is not None and not (pd.isna(low) or pd.isna(high)):
         interval = f"95 %: {100 * low:.0f} to {100 * high:.0f} %"
-    quality = row.get("quality")
-    text = "" if quality is None or pd.isna(quality) else f"quality {quality:.2f}"
-    small = " · ".join(x for x in (interval, text) if x)
+    parts = [interval]
+    for column, text in (("broken", "broken {:.0%}"), ("quality", "quality {:.2f}")):
+        value = row.get(column)
+        parts.append("" if value is None or pd.isna(value) else text.format(value))
+    small = " · ".join(x for x in parts if x)
     return {"name": name, "big": f"{100 * row['rate']:.0f} %", "small": small}
 
 
@@ -63,10 +71,16 @@ def circuit_html(circuit: Circuit | None) -> Markup:
 
 _COLUMNS = {  # name -> (heading, columns of its interval, scale), or (heading,)
     "rate": ("behaviour %", "rate_low", "rate_high", 100),
+    "other": ("other %", "other_low", "other_high", 100),
+    "broken": ("broken %", "broken_low", "broken_high", 100),
     "benign_rate": ("benign %", "benign_low", "benign_high", 100),
     "quality": ("quality", "quality_low", "quality_high", 1),
-    "kl": ("KL, nats per token",),
-    "perplexity": ("perplexity",),
+    "benign_quality": ("benign quality", "benign_quality_low", "benign_quality_high", 1),
+    "kl_benign": ("KL, benign", "kl_benign_low", "kl_benign_high", 1),
+    "kl_evaluation": ("KL, evaluation",),
+    "answer_perplexity": ("perplexity of answers",),
+    "relevance": ("relevance", "relevance_low", "relevance_high", 1),
+    "perplexity": ("perplexity of a text",),
     "accuracy": ("accuracy %", "accuracy_low", "accuracy_high", 100),
     "p_value": ("p",),
 }
@@ -85,10 +99,15 @@ def methods_html(table: pd.DataFrame | None) -> Markup:
     plain = is_unsteered(table)
     for at, row in table.iterrows():
         method = str(row["method"])
-        sign = "" if method == "unsteered" else "c = " if is_added(method) else "m = "
-        cells: list[str | Markup] = [label_of(method)]
+        draw = row.get("draw")
+        text = "" if draw is None or pd.isna(draw) else f", draw {draw:.0f}"
+        cells: list[str | Markup] = [label_of(method) + text]
         cells += [number(row["layer"])] if layers else []
-        cells.append(f"{sign}{number(row['strength'])}")
+        unnamed = method == "unsteered"
+        strength = (
+            number(row["strength"]) if unnamed else strength_text(row["kind"], row["strength"])
+        )
+        cells.append(strength or "–")
         cells += [_cell(row, c) for c in columns]
         rows.append(cells)
         marks.append("plain" if plain.loc[at] else "")

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pandas as pd
 
 from ...base.html import number
+from ...measure.choice import choose
+from ...measure.kinds import KINDS, is_unsteered
 from ..plots.style import label_of
-from ..plots.tables import is_added, is_unsteered
 
-Setting = tuple[str, "float | None", float]  # method, layer or None, strength
+MAX_KL = 0.1  # nats per token on benign prompts, up to which a vector is chosen
 
 
-def chosen_settings(table: pd.DataFrame | None) -> dict[str, Setting]:
-    """Settings to show in words: CNA ablated, and the best CAA that keeps its text."""
+class Setting(NamedTuple):
+    """What the rows of one setting share."""
+
+    method: str
+    layer: float | None
+    strength: float
+    kind: str = "circuit"
+
+
+def chosen_settings(
+    table: pd.DataFrame | None, answers: pd.DataFrame | None = None
+) -> dict[str, Setting]:
+    """Settings to show in words: CNA ablated, and the best added vector.
+
+    The vector is chosen on half of the prompts, where the answers tell that; in older runs it is the
+    one of the lowest rate that keeps its text.
+    """
     if table is None:
         return {}
     out: dict[str, Setting] = {}
@@ -21,26 +39,38 @@ def chosen_settings(table: pd.DataFrame | None) -> dict[str, Setting]:
         zero = cna[cna["strength"] == 0]
         row = (zero if len(zero) else cna.sort_values("strength")).iloc[0]
         out["cna"] = setting_of(row)
-    caa = table[table["method"].str.startswith("caa")].dropna(subset=["strength", "rate"])
-    caa = caa[caa["strength"] != 0]
-    if len(caa):
-        whole = caa
-        base = unsteered_row(table)
-        if "quality" in caa and base is not None:
-            floor = 0.95 * float(base.get("quality", 0.0))
-            whole = caa[caa["quality"] >= floor]
-        if len(whole):
-            out["caa"] = setting_of(whole.sort_values("rate", kind="stable").iloc[0])
+    chosen = chosen_rows(answers)
+    if chosen is not None and len(vectors := chosen[chosen["kind"] == "vector"]):
+        best = vectors.sort_values(["within", "chosen_other"], ascending=False, kind="stable")
+        out["vector"] = setting_of(best.iloc[0])
+        return out
+    vectors = table[table["kind"] == "vector"].dropna(subset=["strength", "rate"])
+    vectors = vectors[vectors["strength"] != 0]
+    base = unsteered_row(table)
+    if "quality" in vectors and base is not None:
+        floor = 0.95 * float(base.get("quality", 0.0))
+        vectors = vectors[vectors["quality"] >= floor]
+    if len(vectors):
+        out["vector"] = setting_of(vectors.sort_values("rate", kind="stable").iloc[0])
     return out
+
+
+def chosen_rows(answers: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Each method's best setting, chosen on half of the prompts; None where the run is older."""
+    if answers is None or not {"outcome", "answer_kl", "index"} <= set(answers.columns):
+        return None
+    rows = choose(answers, MAX_KL)
+    return rows if len(rows) else None
 
 
 def setting_of(row: pd.Series) -> Setting:
     """The setting that a row belongs to."""
     layer = row.get("layer")
-    return (
+    return Setting(
         str(row["method"]),
         None if layer is None or pd.isna(layer) else float(layer),
         float(row["strength"]),
+        str(row["kind"]),
     )
 
 
@@ -58,18 +88,25 @@ def row_of(table: pd.DataFrame, setting: Setting) -> pd.Series | None:
 
 def matches(frame: pd.DataFrame, setting: Setting) -> pd.Series:
     """True for the rows of a setting."""
-    method, layer, strength = setting
-    same = (frame["method"] == method) & (frame["strength"] == strength)
+    same = (frame["method"] == setting.method) & (frame["strength"] == setting.strength)
     if "layer" in frame:
+        layer = setting.layer
         same &= frame["layer"].isna() if layer is None else frame["layer"] == layer
     return same
 
 
+def strength_text(kind: str, strength: float) -> str:
+    """A strength with the sign of its kind: m = 0, c = −0.5; "" where there is none to tell."""
+    symbol = KINDS[kind].symbol
+    return f"{symbol} = {number(strength)}" if symbol else ""
+
+
 def setting_name(setting: Setting) -> str:
     """A setting in words."""
-    method, layer, strength = setting
-    if method == "unsteered":
+    if setting.kind == "model" and setting.method == "unsteered":
         return "unsteered"
-    place = "" if layer is None else f", layer {layer:.0f}"
-    unit = "coefficient" if is_added(method) else "multiplier"
-    return f"{label_of(method)}{place}, {unit} {number(strength)}"
+    place = "" if setting.layer is None else f", layer {setting.layer:.0f}"
+    kind = KINDS[setting.kind]
+    if not kind.symbol:
+        return f"{label_of(setting.method)}{place}"
+    return f"{label_of(setting.method)}{place}, {kind.unit} {number(setting.strength)}"

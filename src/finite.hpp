@@ -1,0 +1,17 @@
+/// Logits that mean nothing, found on the device and read with the numbers that go there anyway.
+///
+/// An overflow shows as NaN or infinity; where a normalisation hid it (1 / rms of infinity is 0),
+/// all logits of a token are equal. Minus infinity alone is a masked token, and fine.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace cna {
+
+/// True where the logits [..., vocab] are not finite or all equal; bool [...].
+[[nodiscard]] at::Tensor meaningless(const at::Tensor& logits);
+
+/// Throws NonFinite; `step` counts the tokens of the answer from 0.
+[[noreturn]] void throw_meaningless(const char* function, int64_t prompt, int64_t step);
+
+}  // namespace cna
