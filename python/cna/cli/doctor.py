@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import first_line
+from ..base.installed import DISTRIBUTION, other_cna
 from ..hosts.model import Model
 from . import doctor_checks as look
-from .doctor_checks import Check, Patient, archive_hash, own_package, relative_difference
+from .doctor_checks import Check, Patient, archive_hash, relative_difference
 
 TEXT = "Check that a model behaves as cna expects."
 
@@ -96,6 +97,15 @@ def _eager(name: str, model: Model) -> tuple[Any, str]:
         return load_hf(name, model.dtype)[0], ""
     except (ValueError, RuntimeError, OSError) as error:
         return None, first_line(error)
+
+
+def own_package() -> Check:
+    """Whether another project's distribution writes into this package's folder."""
+    name, other = "one package named cna", other_cna()
+    if other is None:
+        return Check(name, True, DISTRIBUTION)
+    fix = f"pip uninstall cna, then install {DISTRIBUTION} again: both write the folder cna"
+    return Check(name, False, f"the index's project cna {other} is installed too", fix)
 
 
 def main_doctor(name: str, *, hf_model: Any = None, device: str = "cpu", pattern: str = "") -> int:

@@ -19,7 +19,6 @@ from torch import Tensor
 from .. import _core
 from ..base.errors import first_line
 from ..base.files import file_sha256
-from ..base.installed import DISTRIBUTION, other_cna
 from ..hosts.layouts import limits
 from ..hosts.model import Model
 from ..hosts.source import template_sha256
@@ -278,14 +277,6 @@ def _manifest(path: Path | None) -> dict[str, Any]:
         return values if isinstance(values, dict) else {}
     except (OSError, ValueError):
         return {}
-
-
-def own_package() -> Check:
-    name = "one package named cna"
-    other = other_cna()
-    fix = f"pip uninstall cna, then install {DISTRIBUTION} again: both write the folder cna"
-    detail = DISTRIBUTION if other is None else f"the index's project cna {other} is installed too"
-    return _judge(name, other is None, detail, fix)
 
 
 def archive_hash(path: Path | None) -> Check:

@@ -20,7 +20,7 @@ from .devices import require_device
 from .layouts import limits
 from .source import template_sha256
 from .tokens import Prompts
-from .weights import warn_of_other_weights
+from .weights import require_own_circuit
 
 
 class Model:
@@ -177,25 +177,11 @@ class Model:
         return active.entries(self._owner)
 
     def _as_intervention(self, what: Any, multiplier: float | Sequence[float]) -> active.Entry:
-        if isinstance(what, _core.Intervention):
-            return what, list(range(what.arms)) if what.arms > 1 else None
-        values, per_prompt = active.strengths_of(multiplier)
-        strengths = sorted(set(values))
-        arms = [strengths.index(v) for v in values] if per_prompt else None
-        if isinstance(what, _core.Circuit):
-            if tuple(what.shape) != (self.n_layers, self.width):
-                raise ValueError(
-                    f"steer: expected a circuit of {self.n_layers} layers x {self.width} neurons, got "
-                    f"one of {what.shape[0]} x {what.shape[1]}; discover it on this model"
-                )
-            warn_of_other_weights(what.provenance, self.core.weights_hash, self.dtype)
-            return _core.Intervention.scale(what, strengths), arms
-        if hasattr(what, "intervention"):
-            return what.intervention(strengths), arms
-        raise ValueError(
-            f"steer: expected a Circuit, an Intervention or a SteeringVector, got "
-            f"{type(what).__name__}; discover a circuit first"
-        )
+        def check(circuit: _core.Circuit) -> None:
+            shape = self.n_layers, self.width
+            require_own_circuit(circuit, shape, self.core.weights_hash, self.dtype)
+
+        return active.entry_of(what, multiplier, check)
 
     def _steering(self, n_prompts: int) -> tuple[_core.Intervention, list[int]]:
         """All active steering as one intervention, and the arm of each prompt."""
