@@ -19,7 +19,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: help test nightly venv build headers demo demo-check docs lint format cpp-tests python-tests \
-  python-nightly sanitize fuzz fuzz-circuit fuzz-gguf fuzz-nightly bench stubs clean
+  python-nightly newest oldest sanitize fuzz fuzz-circuit fuzz-gguf fuzz-nightly bench stubs clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -34,6 +34,7 @@ $(VENV)/.ready: $(wildcard requirements/*.txt)
 
 # One build tree serves the Python package and the C++ tests.
 $(VENV)/.installed: $(VENV)/.ready $(SOURCES)
+	$(BIN)/pip uninstall -q -y cna 2>/dev/null  # the distribution's name before cna-neurons
 	$(BIN)/$(PIP) --no-build-isolation --no-deps . \
 	  -Cbuild-dir=$(TREE) -Ccmake.define.CNA_WERROR=ON -Ccmake.define.CNA_TESTS=ON
 	touch $@
@@ -43,7 +44,7 @@ test:
 
 nightly:
 	@MAKE="$(MAKE)" scripts/stages.sh -k venv lint build headers cpp-tests sanitize docs demo-check \
-	  python-nightly fuzz-nightly
+	  python-nightly newest oldest fuzz-nightly
 
 venv: $(VENV)/.ready $(VENV)-docs/.ready
 
@@ -58,6 +59,11 @@ python-tests: $(VENV)/.installed
 # With all threads in one process: sums of several threads are tested too.
 python-nightly: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "nightly or not nightly"
+
+# make newest, make oldest: the Python tests beside the newest releases, and beside transformers 5.0, each in
+# an environment of its own (see scripts/companions.sh)
+newest oldest:
+	PYTHON="$(PYTHON)" WORKERS=$(WORKERS) scripts/companions.sh $@
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check python tests benchmarks fuzz
@@ -130,4 +136,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py --docs docs/benchmarks.md
 
 clean:
-	rm -rf $(VENV) .build demo-out
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest .build demo-out

@@ -54,10 +54,7 @@ class AotiHost final : public Host {
   [[nodiscard]] Taps& taps() override { return *taps_; }
 
   void to(c10::Device device) override {
-    const bool same =
-        device.type() == info_.device.type() &&
-        (!device.has_index() || device.index() == std::max<int>(info_.device.index(), 0));
-    if (!same) {
+    if (with_index(device) != info_.device) {
       throw_value_error(
           "to: expected device '{}', for which this model was compiled, got '{}'; export it again "
           "on that device",
@@ -121,15 +118,16 @@ std::unique_ptr<Host> open_aoti(const std::filesystem::path& folder, const HostO
   info.vocab = manifest.vocab;
   info.max_positions = manifest.max_positions;
   info.dtype = scalar_type(manifest.dtype);
-  info.device = options.device;
+  info.device = with_index(options.device);
   info.cache = manifest.cache;
   info.eos_ids = manifest.eos_ids;
   info.neuron_sites = manifest.neuron_sites;
-  info.residual_sites = true;
+  info.residual_sites = manifest.residual_sites;
+  info.layouts = manifest.layouts;
   try {
     auto package = std::make_unique<AOTIModelPackageLoader>(
         file.string(), "model", /*run_single_threaded=*/false, /*num_runners=*/1,
-        options.device.is_cpu() ? -1 : options.device.index());
+        info.device.is_cpu() ? -1 : info.device.index());
     return std::make_unique<AotiHost>(std::move(package), std::move(info));
   } catch (const std::exception& error) {
     throw_error(

@@ -10,6 +10,7 @@
 #include "cna/torch/tap.hpp"
 #include "finite.hpp"
 #include "run.hpp"
+#include "step_error.hpp"
 
 namespace cna {
 namespace {
@@ -40,8 +41,9 @@ class Sampler {
   }
   void move(size_t to, size_t from) { streams_[to] = streams_[from]; }
 
-  /// The next token of each row, -1 where the logits mean nothing; one read from the device.
-  std::vector<int64_t> next(const at::Tensor& logits) {
+  /// The next token of each row, int64 [rows], on the device of the logits; -1 where they mean
+  /// nothing.
+  at::Tensor next(const at::Tensor& logits) {
     at::Tensor chosen;
     if (options_.temperature == 0.0) {
       chosen = logits.argmax(-1);
@@ -62,8 +64,7 @@ class Sampler {
           at::searchsorted(mass, draw.to(logits.device()) * mass.gather(1, cut)).clamp_max(k - 1);
       chosen = order.gather(1, pick).squeeze(1);
     }
-    chosen = chosen.masked_fill(meaningless(logits), -1).to(at::kCPU, at::kLong).contiguous();
-    return {chosen.data_ptr<int64_t>(), chosen.data_ptr<int64_t>() + chosen.numel()};
+    return chosen.masked_fill(meaningless(logits), -1);
   }
 
  private:
@@ -99,16 +100,18 @@ class Decoder {
       run_.place(rows_, positions_);
     else
       run_.host().taps().set_places({});  // new tokens stand behind every prompt
-    std::vector<int64_t> tokens = sampler_.next(run_.logits(step).select(1, 0));
+    chosen_ = sampler_.next(run_.logits(step).select(1, 0)).to(ids_.device());
+    const at::Tensor host = chosen_.to(at::kCPU).contiguous();  // the only wait of a step
+    const std::vector<int64_t> tokens{host.data_ptr<int64_t>(),
+                                      host.data_ptr<int64_t>() + host.numel()};
     for (size_t i = 0; i < tokens.size(); ++i)
       if (tokens[i] < 0) throw_meaningless("generate", rows_[i], number);
     return tokens;
   }
 
-  /// Takes the tokens in, drops the rows that ended, and gets ready for the next step.
-  void advance(std::vector<int64_t> tokens, const std::vector<bool>& ended) {
-    at::Tensor last = positions_.select(1, -1) + 1;
-    if (!run_.info().has_cache()) last = positions_.select(1, -1);
+  /// Takes the tokens in, drops the rows that ended, and gets ready for the next step. Tokens and
+  /// edits stay on the device; only where rows ended, the numbers of the others go there.
+  void advance(const std::vector<bool>& ended) {
     const size_t before = rows_.size();
     std::vector<int64_t> source(before);
     for (size_t i = 0; i < before; ++i) source[i] = static_cast<int64_t>(i);
@@ -116,22 +119,25 @@ class Decoder {
       if (!ended[i]) continue;
       const size_t end = rows_.size() - 1;
       if (i != end) move_row(i, end);
-      rows_[i] = rows_[end], tokens[i] = tokens[end], source[i] = source[end];
-      rows_.pop_back(), tokens.pop_back(), source.pop_back();
+      rows_[i] = rows_[end], source[i] = source[end];
+      rows_.pop_back(), source.pop_back();
     }
     if (rows_.empty()) return;
-    const auto longs = at::TensorOptions(at::kLong);
-    const at::Tensor from = at::tensor(source, longs).to(ids_.device());
-    const at::Tensor next = at::tensor(tokens, longs).to(ids_.device()).unsqueeze(1);
+    at::Tensor next = chosen_, last = positions_.select(1, -1);
+    if (rows_.size() != before) {
+      const at::Tensor from = at::tensor(source, at::kLong).to(ids_.device());
+      next = next.index_select(0, from), last = last.index_select(0, from);
+      if (!run_.info().has_cache()) ids_ = ids_.index_select(0, from);
+      run_.keep_rows(from);
+    }
     if (run_.info().has_cache()) {
-      ids_ = next;
-      positions_ = last.index_select(0, from).unsqueeze(1);
+      ids_ = next.unsqueeze(1);
+      positions_ = last.add(1).unsqueeze(1);
     } else {  // without a cache the whole row runs again
-      ids_ = at::cat({ids_.index_select(0, from), next}, 1);
+      ids_ = at::cat({ids_, next.unsqueeze(1)}, 1);
       positions_ = at::arange(ids_.size(1), ids_.options()).expand({ids_.size(0), -1});
     }
     ++total_;
-    if (rows_.size() != before) run_.steer(rows_);
   }
 
  private:
@@ -148,14 +154,14 @@ class Decoder {
   std::vector<int64_t> rows_;
   Sampler sampler_;
   std::vector<at::Tensor> cache_;
-  at::Tensor ids_, mask_, positions_;
+  at::Tensor ids_, mask_, positions_, chosen_;
   int64_t total_ = 0;
 };
 
 }  // namespace
 
 std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
-                               const GenerateOptions& generation, const RunOptions& options) {
+                               const GenerateOptions& generation, const RunOptions& options) try {
   require_options(generation);
   Run run("generate", model, prompts, options, generation.max_new_tokens);
   c10::InferenceMode guard;
@@ -170,21 +176,24 @@ std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
     Decoder decoder(run, batch, generation);
     for (int64_t n = 1; n <= generation.max_new_tokens && !decoder.done(); ++n) {
       run.report(before + n - 1, total);
-      std::vector<int64_t> tokens = decoder.step(n - 1);
+      const std::vector<int64_t> tokens = decoder.step(n - 1);
       std::vector<bool> ended(tokens.size());
       for (size_t i = 0; i < tokens.size(); ++i) {
         ended[i] = std::find(eos.begin(), eos.end(), tokens[i]) != eos.end();
         if (!ended[i]) answers[static_cast<size_t>(decoder.rows()[i])].push_back(tokens[i]);
       }
-      if (n < generation.max_new_tokens) decoder.advance(std::move(tokens), ended);
+      if (n < generation.max_new_tokens) decoder.advance(ended);
     }
     before += generation.max_new_tokens;
   }
   run.report(total, total);
   return answers;
+} catch (const std::exception& error) {
+  rethrow("generate", error);
 }
 
-at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts, const RunOptions& options) {
+at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts,
+                       const RunOptions& options) try {
   Run run("logits", model, prompts, options);
   c10::InferenceMode guard;
   at::Tensor out;
@@ -208,6 +217,8 @@ at::Tensor last_logits(Model& model, std::span<const TokenIds> prompts, const Ru
   }
   run.report(done, static_cast<int64_t>(prompts.size()));
   return out;
+} catch (const std::exception& error) {
+  rethrow("logits", error);
 }
 
 }  // namespace cna

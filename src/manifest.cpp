@@ -83,6 +83,12 @@ Manifest read_manifest(const std::filesystem::path& folder) {
           "export the model again",
           path.string(), out.archive_format);
     }
+    if (json.contains("layouts")) {
+      const auto& layouts = json.at("layouts");
+      out.layouts = {layouts.at("batch").get<bool>(), layouts.at("padding").get<bool>(),
+                     layouts.at("share_prefix").get<bool>()};
+    }
+    out.residual_sites = json.value("residual_sites", true);
     for (const auto& layer : json.at("cache")) {
       std::array<int64_t, 3> shape{};
       for (size_t i = 0; i < shape.size(); ++i) shape[i] = whole(layer.at(i), "cache", 1, path);

@@ -7,6 +7,7 @@
 #include "cna/error.hpp"
 #include "cna/torch/tap.hpp"
 #include "run.hpp"
+#include "step_error.hpp"
 
 namespace cna {
 namespace {
@@ -84,22 +85,6 @@ class Together {
   std::vector<at::Tensor> layers_;
 };
 
-/// Writes recordings to their places in one tensor on the CPU.
-class Everything {
- public:
-  explicit Everything(at::Tensor out) : out_(std::move(out)) {}
-
-  void add(int64_t layer, std::span<const int64_t> prompts, const at::Tensor& activations) {
-    const at::Tensor index =
-        at::tensor(at::ArrayRef<int64_t>(prompts.data(), prompts.size()), at::kLong);
-    out_.select(1, layer).index_copy_(0, index, activations.to(at::kCPU));
-  }
-  void end_batch() {}
-
- private:
-  at::Tensor out_;  // [prompts, layers, features]
-};
-
 template <class A>
 void record_at(Model& model, std::span<const TokenIds> prompts, Site site,
                const RunOptions& options, A& accumulator) {
@@ -118,7 +103,7 @@ void record_at(Model& model, std::span<const TokenIds> prompts, Site site,
 namespace detail {
 
 void record_layers(Model& model, std::span<const TokenIds> prompts, std::span<const Site> wanted,
-                   const RunOptions& options, LayerSink& sink) {
+                   const RunOptions& options, LayerSink& sink) try {
   Run run("record", model, prompts, options);
   std::vector<Site> sites(wanted.begin(), wanted.end());
   std::sort(sites.begin(), sites.end());
@@ -142,6 +127,8 @@ void record_layers(Model& model, std::span<const TokenIds> prompts, std::span<co
     done += static_cast<int64_t>(batch.rows.size());
   }
   run.report(done, static_cast<int64_t>(prompts.size()));
+} catch (const std::exception& error) {
+  rethrow("record", error);
 }
 
 }  // namespace detail
@@ -157,8 +144,12 @@ at::Tensor record_all(Model& model, std::span<const TokenIds> prompts, Site site
   const ModelInfo& info = model.info();
   at::Tensor out = at::empty(
       {static_cast<int64_t>(prompts.size()), info.shape.layers, info.features(site)}, at::kFloat);
-  Everything everything(out);
-  record_at(model, prompts, site, options, everything);
+  record(model, prompts, site, options,  // all layers of a batch leave the device together
+         [&](std::span<const int64_t> rows, const at::Tensor& activations) {
+           const at::Tensor index =
+               at::tensor(at::ArrayRef<int64_t>(rows.data(), rows.size()), at::kLong);
+           out.index_copy_(0, index, activations.to(at::kCPU));
+         });
   return out;
 }
 

@@ -1,10 +1,12 @@
 #include "run.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/TensorIndexing.h>
 
 #include <algorithm>
 #include <numeric>
 
+#include "batch_limits.hpp"
 #include "cna/error.hpp"
 #include "cna/torch/tap.hpp"
 #include "step_error.hpp"
@@ -12,27 +14,33 @@
 namespace cna {
 namespace {
 
-/// What one more batch costs, in tokens: reading all weights once takes as long as about so many.
-constexpr int64_t kBatchOverhead = 48;
+constexpr int64_t kAllArms = -1;
 
-/// Tokens per batch where the caller set none. Passes over whole prompts on a CPU are fastest when
-/// a batch's activations stay in its caches (640 beat 400 and 2048 on SmolLM2, docs/benchmarks.md).
-int64_t default_batch_tokens(c10::Device device, bool generates) {
-  return generates || !device.is_cpu() ? 16384 : 640;
-}
-
-/// Keys and values of one batch: a long shared prefix is copied into every row.
-constexpr int64_t kCacheBytes = int64_t{4} << 30;
-
-int64_t cache_places(const ModelInfo& info) {
-  int64_t bytes = 0;
-  for (const CacheShape& layer : info.cache)
-    bytes += layer.heads * (layer.key_dim + layer.value_dim) *
-             static_cast<int64_t>(c10::elementSize(info.dtype));
-  return bytes > 0 ? std::max<int64_t>(1, kCacheBytes / bytes) : 0;
+std::vector<TapEdit> select(const std::vector<TapEdit>& edits, const at::Tensor& rows) {
+  std::vector<TapEdit> out;
+  out.reserve(edits.size());
+  for (const TapEdit& edit : edits) out.push_back(edit.select(rows));
+  return out;
 }
 
 }  // namespace
+
+/// Where the rows of a batch find the prefix's keys and values.
+struct Run::PrefixPlaces {
+  at::Tensor arm;    ///< [rows, 1]; undefined if all rows are of one arm
+  at::Tensor token;  ///< [rows, prefix]; undefined if no row is padded
+
+  /// [rows, heads, prefix, dim] of what the prefix left, [arms, heads, prefix, dim].
+  [[nodiscard]] at::Tensor of(const at::Tensor& filled, int64_t rows) const {
+    if (!token.defined())
+      return arm.defined() ? filled.index_select(0, arm.squeeze(1))
+                           : filled.expand({rows, -1, -1, -1});
+    const at::Tensor by_token = filled.transpose(1, 2);  // [arms, prefix, heads, dim]
+    const at::Tensor own =
+        arm.defined() ? by_token.index({arm, token}) : by_token.select(0, 0).index({token});
+    return own.transpose(1, 2);
+  }
+};
 
 Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
          const RunOptions& options, int64_t room, std::span<const int64_t> ends)
@@ -87,10 +95,38 @@ std::vector<int64_t> Run::arms(std::span<const int64_t> rows) const {
   return out;
 }
 
+const std::vector<TapEdit>& Run::bound(int64_t arm) {
+  const auto [place, absent] = bound_.try_emplace(arm);
+  if (absent) {
+    std::vector<int64_t> arms{arm};
+    if (arm == kAllArms) {
+      arms.resize(static_cast<size_t>(options_.intervention.arms()));
+      std::iota(arms.begin(), arms.end(), int64_t{0});
+    }
+    place->second =
+        options_.intervention.bind(arms, info().shape.layers, info().dtype, info().device);
+  }
+  return place->second;
+}
+
 void Run::steer(std::span<const int64_t> rows) {
-  host().taps().set_edits(
-      options_.intervention.bind(arms(rows), info().shape.layers, info().dtype, info().device));
-  bias_ = options_.intervention.logit_bias(arms(rows), info().device);
+  const std::vector<int64_t> arm = arms(rows);
+  // Rows of one arm share its edit; else each takes its own from all arms, on the device.
+  if (std::all_of(arm.begin(), arm.end(), [&](int64_t a) { return a == arm[0]; })) {
+    edits_ = bound(arm[0]);
+  } else if (const std::vector<TapEdit>& all = bound(kAllArms); all.empty()) {
+    edits_.clear();
+  } else {
+    edits_ = select(all, at::tensor(arm, at::kLong).to(info().device));
+  }
+  host().taps().set_edits(edits_);
+  bias_ = options_.intervention.logit_bias(arm, info().device);
+}
+
+void Run::keep_rows(const at::Tensor& rows) {
+  edits_ = select(edits_, rows);
+  host().taps().set_edits(edits_);
+  if (bias_.defined() && bias_.size(0) > 1) bias_ = bias_.index_select(0, rows);
 }
 
 at::Tensor Run::logits(const Step& step) {
@@ -111,19 +147,14 @@ void Run::place(std::span<const int64_t> rows, const at::Tensor& positions) {
 }
 
 std::vector<Batch> Run::batches() const {
-  // Files traced elsewhere often hold the batch size of their example: one prompt at a time.
-  const int64_t rows = info().has_cache() ? options_.batch_rows : 1;
-  const int64_t tokens = options_.batch_tokens > 0 ? options_.batch_tokens
-                                                   : default_batch_tokens(info().device, room_ > 0);
-  const BatchLimits limits{rows, tokens, room_ > 0 ? 0 : kBatchOverhead, cache_places(info()),
-                           room_};
+  const BatchLimits limits = batch_limits(info(), options_, room_);
   return make_batches(prompts_, prefix_, limits, info().device);
 }
 
 void Run::compute_prefix() {
   const int64_t arms = options_.arm_of_prompt.empty() ? 1 : options_.intervention.arms();
-  if (!options_.share_prefix || !info().has_cache()) return;
-  if (static_cast<int64_t>(prompts_.size()) <= arms) return;
+  if (!options_.share_prefix || !info().has_cache() || !info().layouts.share_prefix) return;
+  if (static_cast<int64_t>(prompts_.size()) <= arms || (arms > 1 && !info().layouts.batch)) return;
   prefix_ = common_prefix(prompts_);
   // Tokens that are steered apart are not shared: they stand at another place in each prompt.
   for (size_t i = 0; last_ > 0 && i < prompts_.size(); ++i)
@@ -145,25 +176,35 @@ void Run::compute_prefix() {
   std::vector<int64_t> rows(static_cast<size_t>(arms));
   std::iota(rows.begin(), rows.end(), int64_t{0});
   step.cache = cache(rows, prefix);
-  host().taps().set_edits(
-      options_.intervention.bind(rows, info().shape.layers, info().dtype, info().device));
   if (last_ > 0) host().taps().set_places(at::full({arms, prefix}, last_ + 1, longs));
+  host().taps().set_edits(bound(arms == 1 ? 0 : kAllArms));
   host().run_to_last_tap(step);
   prefix_cache_ = step.cache;
   prefix_ = prefix;
 }
 
+Run::PrefixPlaces Run::prefix_places(std::span<const int64_t> rows) const {
+  PrefixPlaces out;
+  if (prefix_cache_[0].size(0) > 1) out.arm = at::tensor(arms(rows), at::kLong).unsqueeze(1);
+  std::vector<int64_t> lengths;
+  for (const int64_t row : rows)
+    lengths.push_back(static_cast<int64_t>(prompts_[static_cast<size_t>(row)].size()));
+  const at::Tensor length = at::tensor(lengths, at::kLong).unsqueeze(1);
+  const at::Tensor pad = length.max() - length;  // in front, as make_batches puts it
+  // What lies in the place of padding is never looked at, but must be finite.
+  if (pad.any().item<bool>()) out.token = (at::arange(prefix_, at::kLong) - pad).clamp_min(0);
+  return out;
+}
+
 std::vector<at::Tensor> Run::cache(std::span<const int64_t> rows, int64_t capacity) const {
   std::vector<at::Tensor> out;
   const auto n = static_cast<int64_t>(rows.size());
-  const std::vector<int64_t> arm = prefix_ > 0 ? arms(rows) : std::vector<int64_t>();
-  const bool one_arm = prefix_ > 0 && prefix_cache_[0].size(0) == 1;
-  at::Tensor index;
-  if (prefix_ > 0 && !one_arm) index = at::tensor(arm, at::kLong);
+  PrefixPlaces places = prefix_ > 0 ? prefix_places(rows) : PrefixPlaces{};
   for (size_t i = 0; i < info().cache.size(); ++i) {
     const CacheShape& layer = info().cache[i];
     const auto options = at::TensorOptions(info().dtype).device(info().cache_device(i));
-    if (index.defined()) index = index.to(options.device());
+    for (at::Tensor* index : {&places.arm, &places.token})
+      if (index->defined()) *index = index->to(options.device());
     for (const int64_t dim : {layer.key_dim, layer.value_dim}) {
       at::Tensor buffer;
       try {
@@ -171,11 +212,7 @@ std::vector<at::Tensor> Run::cache(std::span<const int64_t> rows, int64_t capaci
       } catch (const std::exception& error) {
         throw_allocation_error(n, capacity, error);
       }
-      if (prefix_ > 0) {
-        const at::Tensor& filled = prefix_cache_[out.size()];
-        buffer.narrow(2, 0, prefix_)
-            .copy_(one_arm ? filled.expand({n, -1, -1, -1}) : filled.index_select(0, index));
-      }
+      if (prefix_ > 0) buffer.narrow(2, 0, prefix_).copy_(places.of(prefix_cache_[out.size()], n));
       out.push_back(std::move(buffer));
     }
   }

@@ -3,10 +3,12 @@
 /// Private to the library: it keeps references to what its caller passed and lives inside one call.
 #pragma once
 
+#include <map>
 #include <span>
 #include <vector>
 
 #include "cna/torch/model.hpp"
+#include "cna/torch/tap.hpp"
 #include "cna/torch/tokens.hpp"
 
 namespace cna {
@@ -30,6 +32,8 @@ class Run {
 
   /// Edits for a batch whose rows are these prompts; stays until the next call.
   void steer(std::span<const int64_t> rows);
+  /// Of the batch's rows, only these go on, in this order: [rows], int64, on the model's device.
+  void keep_rows(const at::Tensor& rows);
   /// Key and value buffers [rows, heads, capacity, dim] with the prefix filled in.
   /// @throws OutOfMemory if the device has no room for them.
   [[nodiscard]] std::vector<at::Tensor> cache(std::span<const int64_t> rows,
@@ -44,8 +48,12 @@ class Run {
   void report(int64_t done, int64_t total) const;
 
  private:
+  struct PrefixPlaces;
   void compute_prefix();
   [[nodiscard]] int64_t end_of(int64_t row) const;
+  /// Edits of one arm for all rows, or of all arms in their order; uploaded once in a run.
+  const std::vector<TapEdit>& bound(int64_t arm);
+  [[nodiscard]] PrefixPlaces prefix_places(std::span<const int64_t> rows) const;
 
   Model& model_;
   Model::Turn turn_;
@@ -55,6 +63,8 @@ class Run {
   std::span<const int64_t> ends_;
   int64_t last_;  // tokens at a prompt's end that an edit treats apart; 0: none does
   int64_t prefix_ = 0;
+  std::map<int64_t, std::vector<TapEdit>> bound_;
+  std::vector<TapEdit> edits_;            // of the batch under way
   at::Tensor bias_;                       // of the logits, [rows or 1, 1, vocab], undefined: none
   std::vector<at::Tensor> prefix_cache_;  // [arms, heads, prefix, dim]
 };

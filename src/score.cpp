@@ -8,6 +8,7 @@
 #include "cna/error.hpp"
 #include "finite.hpp"
 #include "run.hpp"
+#include "step_error.hpp"
 
 namespace cna {
 namespace {
@@ -56,7 +57,7 @@ struct Scored {
 template <class Sink, class Name>
 void score(const char* function, Model& model, std::span<const TokenIds> sequences,
            std::span<const int64_t> ends, const RunOptions& options, const Name& name_of,
-           const Sink& sink, const at::Tensor& out) {
+           const Sink& sink, const at::Tensor& out) try {
   c10::InferenceMode guard;
   Run run(function, model, sequences, options, 0, ends);
   int64_t done = 0;
@@ -99,6 +100,8 @@ void score(const char* function, Model& model, std::span<const TokenIds> sequenc
     done += static_cast<int64_t>(batch.rows.size());
   }
   run.report(done, static_cast<int64_t>(sequences.size()));
+} catch (const std::exception& error) {
+  rethrow(function, error);
 }
 
 /// Sum of the log probabilities of a continuation's tokens, float64 [rows].

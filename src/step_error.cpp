@@ -46,6 +46,28 @@ void throw_step_error(const Step& step, const std::exception& error) {
       step.ids.size(0), step.ids.size(1), first_line(error));
 }
 
+void rethrow(const char* function, const std::exception& error) {
+  const bool of_torch = dynamic_cast<const c10::Error*>(&error) != nullptr ||
+                        dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+  if (!of_torch || !is_out_of_memory(error)) throw;
+  throw_as<OutOfMemory>(
+      "{}: expected room on the device for a batch, got: {}; use smaller batches or another device",
+      function, first_line(error));
+}
+
+void throw_move_error(c10::Device to, c10::Device from, const std::exception& error) {
+  if (is_out_of_memory(error)) {
+    throw_as<OutOfMemory>(
+        "to: expected a device '{}' with room for the model, got: {}; the model stays on '{}', "
+        "choose another device",
+        to.str(), first_line(error), from.str());
+  }
+  throw_error(
+      "to: expected a device '{}' that takes the model, got: {}; the model stays on '{}', choose "
+      "another device",
+      to.str(), first_line(error), from.str());
+}
+
 void throw_allocation_error(int64_t rows, int64_t tokens, const std::exception& error) {
   throw_as<OutOfMemory>(
       "forward: expected room for keys and values of {} rows x {} tokens, got: {}; use smaller "

@@ -17,4 +17,10 @@ namespace cna {
 /// The same for the key and value buffers of `rows` rows of `tokens` tokens.
 [[noreturn]] void throw_allocation_error(int64_t rows, int64_t tokens, const std::exception& error);
 
+/// The same for a model that could not move; it is still where it was.
+[[noreturn]] void throw_move_error(c10::Device to, c10::Device from, const std::exception& error);
+
+/// In a handler: throws OutOfMemory where `error` says that a device was full, else what came.
+[[noreturn]] void rethrow(const char* function, const std::exception& error);
+
 }  // namespace cna

@@ -8,6 +8,13 @@
 
 namespace cna {
 
+TapEdit TapEdit::select(const at::Tensor& rows) const {
+  const auto of = [&](const at::Tensor& t) {  // one row stands for all
+    return t.defined() && t.size(0) > 1 ? t.index_select(0, rows) : t;
+  };
+  return {slot, of(scale), of(shift), last};
+}
+
 void Taps::record(std::span<const Site> sites) {
   std::fill_n(recording_, kSites, false);
   for (const Site site : sites) recording_[static_cast<int>(site)] = true;

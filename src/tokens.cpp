@@ -62,6 +62,7 @@ std::vector<size_t> cut(const std::vector<int64_t>& lengths, int64_t prefix,
   const size_t n = lengths.size();
   const auto fits = [&](size_t from, size_t to) {
     const auto rows = static_cast<int64_t>(to - from);
+    if (!limits.padding && lengths[from] != lengths[to - 1]) return false;
     const int64_t places = rows * (prefix + lengths[from] + limits.room);
     return rows == 1 || (rows <= limits.rows && rows * lengths[from] <= limits.tokens &&
                          (limits.places == 0 || places <= limits.places));
@@ -117,12 +118,14 @@ std::vector<Batch> make_batches(std::span<const TokenIds> prompts, int64_t prefi
     for (int64_t r = 0; r < rows; ++r) {
       const TokenIds& prompt = prompts[static_cast<size_t>(batch.rows[static_cast<size_t>(r)])];
       const int64_t pad = longest - length(batch.rows[static_cast<size_t>(r)]);
-      int64_t* ids = batch.ids.data_ptr<int64_t>() + r * longest;
-      std::copy(prompt.begin() + prefix, prompt.end(), ids + pad);
-      std::iota(batch.positions.data_ptr<int64_t>() + r * longest + pad,
-                batch.positions.data_ptr<int64_t>() + (r + 1) * longest, prefix);
-      std::fill_n(batch.mask.data_ptr<int64_t>() + r * (prefix + longest) + prefix, pad,
-                  int64_t{0});
+      // The row's last `longest` places: the end of its prompt, behind padding if that is short.
+      const int64_t fresh = std::min(longest, static_cast<int64_t>(prompt.size()));
+      const int64_t first = r * longest + longest - fresh;
+      std::copy(prompt.end() - fresh, prompt.end(), batch.ids.data_ptr<int64_t>() + first);
+      int64_t* positions = batch.positions.data_ptr<int64_t>();
+      std::iota(positions + first, positions + (r + 1) * longest,
+                static_cast<int64_t>(prompt.size()) - fresh);
+      std::fill_n(batch.mask.data_ptr<int64_t>() + r * (prefix + longest), pad, int64_t{0});
     }
     batch.ids = batch.ids.to(device);
     batch.mask = batch.mask.to(device);

@@ -49,30 +49,38 @@ class TorchScriptHost final : public Host {
   void run_to_last_tap(const Step& step) override { run(record_, step); }
 
   void to(c10::Device device) override {
+    // Everything is made anew on the device first, then taken over together.
     try {
-      move_weights(device);
-    } catch (const c10::Error& error) {
-      throw_error(
-          "to: expected a device '{}' with room for the model, got: {}; the model stays on '{}', "
-          "choose another device",
-          device.str(), first_line(error), info_.device.str());
+      const Weights weights = weights_on(device);
+      Grafted graph = graph_;
+      for (auto* part : {&graph.forward, &graph.record}) {
+        *part = (*part)->copy();
+        move_constants(**part, device);
+      }
+      jit::Code forward(graph.forward, "cna_forward"), record(graph.record, "cna_record");
+      for (const auto& [object, slot, tensor] : weights) object->setSlot(slot, tensor);
+      graph_ = std::move(graph);
+      forward_ = std::move(forward), record_ = std::move(record);
+      info_.device = device;
+    } catch (const std::exception& error) {
+      throw_move_error(device, info_.device, error);
     }
-    move_constants(*graph_.forward, device);
-    move_constants(*graph_.record, device);
-    info_.device = device;
-    compile();
   }
 
  private:
+  /// Places in the module's objects and the tensors that belong there.
+  using Weights =
+      std::vector<std::tuple<c10::intrusive_ptr<c10::ivalue::Object>, size_t, at::Tensor>>;
+
   void compile() {
     forward_ = jit::Code(graph_.forward, "cna_forward");
     record_ = jit::Code(graph_.record, "cna_record");
   }
 
-  /// Replaces every tensor of the module, all or none; one that two attributes share stays shared.
-  void move_weights(c10::Device device) {
+  /// Every tensor of the module on a device; one that two attributes share stays shared.
+  [[nodiscard]] Weights weights_on(c10::Device device) const {
     std::unordered_map<at::TensorImpl*, at::Tensor> moved;
-    std::vector<std::tuple<c10::intrusive_ptr<c10::ivalue::Object>, size_t, at::Tensor>> places;
+    Weights places;
     for (const jit::Module& part : module_.modules()) {
       const auto object = part._ivalue();
       for (size_t slot = 0; slot < object->slots().size(); ++slot) {
@@ -84,7 +92,7 @@ class TorchScriptHost final : public Host {
         places.emplace_back(object, slot, to);
       }
     }
-    for (const auto& [object, slot, tensor] : places) object->setSlot(slot, tensor);
+    return places;
   }
 
   c10::IValue run(const jit::Code& code, const Step& step) {
@@ -182,7 +190,9 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
   info.max_positions = manifest.max_positions;
   info.cache = manifest.cache;
   info.eos_ids = manifest.eos_ids;
-  if (options.device != c10::Device(c10::kCPU)) host->to(options.device);
+  info.layouts = manifest.layouts;
+  info.residual_sites = info.residual_sites && manifest.residual_sites;
+  if (!options.device.is_cpu()) host->to(with_index(options.device));
   return host;
 }
 

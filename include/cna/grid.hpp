@@ -71,10 +71,15 @@ struct ArrayTraits<Grid> {
 
   /// A copy that shares no memory with its source.
   [[nodiscard]] static Grid copy(const Grid& a) { return a; }
-  [[nodiscard]] static Grid take_rows(const Grid& a, std::span<const int64_t> which) {
-    Grid out(static_cast<Eigen::Index>(which.size()), a.cols());
-    for (std::size_t i = 0; i < which.size(); ++i)
-      out.row(static_cast<Eigen::Index>(i)) = a.row(which[i]);
+  /// Whole numbers in one row, where `a` is: what `take_rows` needs of the host, once for many
+  /// arrays.
+  [[nodiscard]] static Index numbers_beside(const Grid& /*a*/,
+                                            const std::vector<int64_t>& numbers) {
+    return counts_from(numbers);
+  }
+  [[nodiscard]] static Grid take_rows(const Grid& a, const Index& which) {
+    Grid out(which.size(), a.cols());
+    for (Eigen::Index i = 0; i < which.size(); ++i) out.row(i) = a.row(which.data()[i]);
     return out;
   }
   /// One row per part: [parts, columns].

@@ -21,6 +21,13 @@ struct CacheShape {
   int64_t value_dim = 0;
 };
 
+/// What was found to give a model's own numbers; the rest is not used.
+struct Layouts {
+  bool batch = true;         ///< several rows in a step
+  bool padding = true;       ///< rows of unequal length, padded in front
+  bool share_prefix = true;  ///< keys and values of one prompt serve others
+};
+
 struct Manifest {
   std::string archive = "model.pt";            ///< file name inside the folder
   std::string archive_format = "torchscript";  ///< or "aoti"
@@ -36,6 +43,8 @@ struct Manifest {
   int64_t max_positions = 0;      ///< longest prompt plus answer, 0 if unbounded
   std::vector<CacheShape> cache;  ///< one per layer
   std::vector<int64_t> eos_ids;   ///< tokens that end an answer
+  Layouts layouts;                ///< all, in exports that do not say
+  bool residual_sites = true;     ///< false: the stream's sites are not those of the model
 
   // Only of compiled archives, whose graphs cannot be looked into.
   std::string torch;           ///< version of torch that compiled it

@@ -7,7 +7,9 @@
 /// 1983. GroupedMoments keeps them apart for several sets of prompts, layer by layer.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -131,25 +133,27 @@ class GroupedMoments {
     for (const int group : group_of_prompt_)
       if (group >= static_cast<int>(layers_.size()))
         layers_.resize(static_cast<std::size_t>(group) + 1);
+    rows_.resize(layers_.size());
   }
 
   /// Takes in one layer [rows, features] of the prompts with these numbers.
   void add(int64_t layer, std::span<const int64_t> prompts, const Array& activations) {
+    // A batch begins with its first layer.
+    if (layer == 0 || !std::equal(prompts.begin(), prompts.end(), prompts_.begin(), prompts_.end()))
+      deal(prompts, activations);
     for (std::size_t group = 0; group < layers_.size(); ++group) {
-      std::vector<int64_t> mine;
-      for (std::size_t i = 0; i < prompts.size(); ++i) {
-        if (group_of_prompt_.at(static_cast<std::size_t>(prompts[i])) == static_cast<int>(group))
-          mine.push_back(static_cast<int64_t>(i));
-      }
       auto& layers = layers_[group];
       if (layers.size() <= static_cast<std::size_t>(layer))
         layers.resize(static_cast<std::size_t>(layer) + 1);
-      if (mine.empty()) continue;
+      if (!rows_[group]) continue;
       layers[static_cast<std::size_t>(layer)].merge(
-          Moments<Array>::of_rows(Traits::take_rows(activations, mine)));
+          Moments<Array>::of_rows(Traits::take_rows(activations, *rows_[group])));
     }
   }
-  void end_batch() {}
+  void end_batch() {
+    prompts_.clear();
+    rows_.assign(layers_.size(), std::nullopt);
+  }
 
   /// One Moments per layer, each over [features].
   [[nodiscard]] const std::vector<Moments<Array>>& by_layer(int group) const {
@@ -170,8 +174,23 @@ class GroupedMoments {
   }
 
  private:
+  /// Which rows of a batch belong to which set: once for all its layers.
+  void deal(std::span<const int64_t> prompts, const Array& activations) {
+    std::vector<std::vector<int64_t>> mine(layers_.size());
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      const int group = group_of_prompt_.at(static_cast<std::size_t>(prompts[i]));
+      if (group >= 0) mine[static_cast<std::size_t>(group)].push_back(static_cast<int64_t>(i));
+    }
+    rows_.assign(layers_.size(), std::nullopt);
+    for (std::size_t group = 0; group < mine.size(); ++group)
+      if (!mine[group].empty()) rows_[group] = Traits::numbers_beside(activations, mine[group]);
+    prompts_.assign(prompts.begin(), prompts.end());
+  }
+
   std::vector<int> group_of_prompt_;
-  std::vector<std::vector<Moments<Array>>> layers_;  // [groups][layers]
+  std::vector<std::vector<Moments<Array>>> layers_;          // [groups][layers]
+  std::vector<int64_t> prompts_;                             // of the batch under way
+  std::vector<std::optional<typename Traits::Index>> rows_;  // [groups], its rows in the batch
 };
 
 }  // namespace cna

@@ -1,3 +1,5 @@
+#include <map>
+
 #include "bindings.hpp"
 #include "cna/error.hpp"
 #include "cna/torch/graft.hpp"
@@ -20,6 +22,10 @@ ModelInfo info_from(const py::dict& d) {
   info.eos_ids = py::cast<std::vector<int64_t>>(d["eos_token_ids"]);
   info.neuron_sites = py::cast<std::vector<std::string>>(d["neuron_sites"]);
   info.residual_sites = py::cast<bool>(d["residual_sites"]);
+  if (d.contains("layouts")) {
+    const auto layouts = py::cast<std::map<std::string, bool>>(d["layouts"]);
+    info.layouts = {layouts.at("batch"), layouts.at("padding"), layouts.at("share_prefix")};
+  }
   for (const auto& [heads, key, value] :
        py::cast<std::vector<std::tuple<int64_t, int64_t, int64_t>>>(d["cache"]))
     info.cache.push_back({heads, key, value});
@@ -127,6 +133,15 @@ py::class_<Model> bind_host(py::module_& m) {
       .def_property_readonly("eos_ids", [](const Model& s) { return s.info().eos_ids; })
       .def_property_readonly("neuron_sites", [](const Model& s) { return s.info().neuron_sites; })
       .def_property_readonly("has_cache", [](const Model& s) { return s.info().has_cache(); })
+      .def_property_readonly(
+          "layouts",
+          [](const Model& s) {
+            const Layouts& found = s.info().layouts;
+            return std::map<std::string, bool>{{"batch", found.batch},
+                                               {"padding", found.padding},
+                                               {"share_prefix", found.share_prefix}};
+          },
+          "Which layouts give the model's own numbers: batch, padding, share_prefix.")
       .def_property_readonly("has_residual_sites",
                              [](const Model& s) { return s.info().residual_sites; });
 

@@ -324,6 +324,11 @@ class Model:
     def id(self) -> str:
         ...
     @property
+    def layouts(self) -> dict[str, bool]:
+        """
+        Which layouts give the model's own numbers: batch, padding, share_prefix.
+        """
+    @property
     def max_positions(self) -> int:
         ...
     @property

@@ -39,6 +39,23 @@ TEST_CASE("read_manifest: a whole manifest comes back as written") {
   CHECK(manifest.eos_ids == std::vector<int64_t>{3});
 }
 
+TEST_CASE("read_manifest: layouts are all good unless the export says otherwise") {
+  const auto with = [](const std::string& more) {
+    std::string text = kWhole;
+    const Folder folder(text.insert(text.rfind('}'), more));
+    return cna::read_manifest(folder.path);
+  };
+  const cna::Manifest old = with("");
+  CHECK((old.layouts.batch && old.layouts.padding && old.layouts.share_prefix));
+  CHECK(old.residual_sites);
+  const cna::Manifest found = with(
+      R"(, "residual_sites": false,
+         "layouts": {"batch": true, "padding": false, "share_prefix": false})");
+  CHECK((found.layouts.batch && !found.layouts.padding && !found.layouts.share_prefix));
+  CHECK(!found.residual_sites);
+  CHECK_THROWS_AS((void)with(R"(, "layouts": {"batch": 1})"), cna::ValueError);
+}
+
 TEST_CASE("read_manifest: a missing, cut or newer manifest is refused") {
   CHECK_THROWS_AS((void)cna::read_manifest("/no/such/folder"), cna::Error);
   const std::string whole = kWhole;

@@ -69,8 +69,19 @@ struct LiveModel {
       info.neuron_sites.push_back("layers." + std::to_string(l) + ".down");
     }
     info.residual_sites = true;
-    auto forward = [model = *this](const Step& s, Taps& taps) { return model.step(s, taps); };
-    return Model(std::make_unique<LiveHost>(std::move(info), forward, [](c10::Device) {}));
+    const auto model = std::make_shared<LiveModel>(*this);
+    auto forward = [model](const Step& s, Taps& taps) { return model->step(s, taps); };
+    auto move = [model](c10::Device device) { model->to(device); };
+    return Model(std::make_unique<LiveHost>(std::move(info), forward, move));
+  }
+
+  /// Tensor by tensor, as a module of torch moves: what throws half-way leaves half of it moved.
+  void to(c10::Device device) {
+    for (at::Tensor* t : {&embed, &places, &unembed}) *t = t->to(device);
+    for (Layer& l : layers) {
+      for (at::Tensor* t : {&l.query, &l.key, &l.value, &l.out, &l.gate, &l.up, &l.down})
+        *t = t->to(device);
+    }
   }
 
   at::Tensor step(const Step& s, Taps& taps) const {

@@ -209,6 +209,35 @@ TEST_CASE("make_batches: the cut with an overhead is the cheapest of all cuts") 
   CHECK(rows == prompts.size());
 }
 
+TEST_CASE("make_batches: padding stands in front of the prefix, whose end is computed again") {
+  const std::vector<TokenIds> prompts{{1, 2, 3, 4, 5, 6, 7}, {1, 2, 3, 8, 9}, {1, 2, 3, 9}};
+  const auto batches = make_batches(prompts, 3, {}, c10::Device(c10::kCPU));
+  REQUIRE(batches.size() == 1);
+  const auto longs = [](std::initializer_list<int64_t> values, int64_t columns) {
+    return at::tensor(values, at::kLong).view({3, columns});
+  };
+  CHECK(batches[0].ids.equal(longs({4, 5, 6, 7, 2, 3, 8, 9, 1, 2, 3, 9}, 4)));
+  CHECK(batches[0].positions.equal(longs({3, 4, 5, 6, 1, 2, 3, 4, 0, 1, 2, 3}, 4)));
+  CHECK(batches[0].mask.equal(
+      longs({1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1}, 7)));
+}
+
+TEST_CASE("make_batches: without padding only prompts of one length share a batch") {
+  std::vector<TokenIds> prompts;
+  for (const size_t n : {3, 5, 3, 5, 4}) prompts.emplace_back(n, 1);
+  for (const int64_t overhead : {0, 48}) {
+    BatchLimits limits;
+    limits.overhead = overhead;
+    limits.padding = false;
+    std::vector<std::vector<int64_t>> rows;
+    for (const Batch& b : make_batches(prompts, 0, limits, c10::Device(c10::kCPU))) {
+      CHECK(b.mask.all().item<bool>());
+      rows.push_back(b.rows);
+    }
+    CHECK(rows == std::vector<std::vector<int64_t>>{{1, 3}, {4}, {0, 2}});
+  }
+}
+
 TEST_CASE("last_logits: the result is the caller's own, to change as wanted") {
   const TinyFile file;
   Model model = Model::load(file.path);

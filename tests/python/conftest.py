@@ -112,6 +112,17 @@ def make_tokenizer(chat: bool = True) -> Any:
     return tokenizer
 
 
+def appending_tokenizer() -> Any:
+    """The same with BOS before raw text and EOS behind it, as some tokenizers of base models do."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 256), ("<eos>", 257)]
+    )
+    return tokenizer
+
+
 @functools.cache
 def make_hf(
     family: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, layers: int = 4

@@ -26,7 +26,7 @@ class CNA_API Host {
   [[nodiscard]] virtual at::Tensor logits(const Step& step) = 0;
   /// Runs the step as far as the neuron taps need it; fills the caches on the way.
   virtual void run_to_last_tap(const Step& step) = 0;
-  /// Moves weights and graph to a device.
+  /// Moves weights and graph to a device. If that fails, nothing has moved.
   virtual void to(c10::Device device) = 0;
   /// The model's taps: what to record, what to edit.
   [[nodiscard]] virtual Taps& taps() = 0;
@@ -36,6 +36,10 @@ class CNA_API Host {
  protected:
   ModelInfo info_;
 };
+
+/// The device with its number. "cuda" alone means the calling thread's current one, which another
+/// thread does not have: a model keeps the number, so that all it makes later lies beside it.
+[[nodiscard]] CNA_API c10::Device with_index(c10::Device device);
 
 /// How to open an archive.
 struct HostOptions {

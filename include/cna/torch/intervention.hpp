@@ -59,11 +59,11 @@ class CNA_API Intervention {
   [[nodiscard]] int64_t arms() const { return arms_; }
   /// True if every arm leaves every activation bit-identical.
   [[nodiscard]] bool is_identity() const { return edits_.empty(); }
+  /// Tokens at the end of a prompt that some edit treats apart from earlier ones; 0: none does.
+  [[nodiscard]] int64_t last() const;
   /// 16 hexadecimal digits of SHA-256 over all edits, by which an arm is known again. The order in
   /// which they were put together does not count, their numbers do to the last bit.
   [[nodiscard]] std::string digest() const;
-  /// Tokens at the end of a prompt that some edit treats apart from earlier ones; 0: none does.
-  [[nodiscard]] int64_t last() const;
   /// Throws ValueError if the edits do not fit a model of this shape.
   void require_fits(GridShape shape, int64_t hidden, bool residual_sites, int64_t vocab = 0) const;
 

@@ -24,18 +24,34 @@ class LiveHost final : public Host {
         forward_(std::move(forward)),
         move_(std::move(move)) {
     info_ = std::move(info);
+    info_.device = with_index(info_.device);
+    for (c10::Device& device : info_.cache_devices) device = with_index(device);
   }
 
   [[nodiscard]] at::Tensor logits(const Step& step) override { return run(step); }
   void run_to_last_tap(const Step& step) override { run(step); }
   void to(c10::Device device) override {
-    move_(device);
+    try {
+      move_(device);
+    } catch (...) {
+      take_back();
+      throw;
+    }
     info_.device = device;
     info_.cache_devices.clear();
   }
   [[nodiscard]] Taps& taps() override { return *taps_; }
 
  private:
+  /// A move that failed may have moved a part already; what the owner refused has not moved.
+  void take_back() noexcept {
+    if (!info_.cache_devices.empty()) return;
+    try {
+      move_(info_.device);
+    } catch (...) {  // the first exception is the one to tell
+    }
+  }
+
   at::Tensor run(const Step& step) {
     taps_->stopped = nullptr;
     try {

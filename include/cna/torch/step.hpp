@@ -60,6 +60,7 @@ struct ModelInfo {
   std::vector<int64_t> eos_ids;
   std::vector<std::string> neuron_sites;  ///< module path of each layer's down projection
   bool residual_sites = false;            ///< every layer's residual stream was found
+  Layouts layouts;                        ///< counts only with a cache: else rows run whole, alone
 
   /// True if steps may build on earlier ones; also the condition for padding and prefix sharing.
   [[nodiscard]] bool has_cache() const { return !cache.empty(); }

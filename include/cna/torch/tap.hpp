@@ -30,6 +30,10 @@ struct TapEdit {
   at::Tensor shift;  ///< [rows or 1, 1, features]
   /// Acts on the last so many tokens of the prompt and on all behind them; 0: on every token.
   int64_t last = 0;
+
+  /// The edit of some rows, in that order: [rows], int64, on the edit's device. Nothing is
+  /// uploaded.
+  [[nodiscard]] CNA_API TapEdit select(const at::Tensor& rows) const;
 };
 
 /// The features of a layer that this process holds, where several processes share the layer

@@ -33,8 +33,12 @@ struct ArrayTraits<at::Tensor> {
   }
 
   [[nodiscard]] static at::Tensor copy(const at::Tensor& a) { return a * 1.0; }
-  [[nodiscard]] static at::Tensor take_rows(const at::Tensor& a, std::span<const int64_t> which) {
-    return a.index_select(0, index_on(a, which));
+  [[nodiscard]] static at::Tensor numbers_beside(const at::Tensor& a,
+                                                 const std::vector<int64_t>& numbers) {
+    return index_on(a, numbers);
+  }
+  [[nodiscard]] static at::Tensor take_rows(const at::Tensor& a, const at::Tensor& which) {
+    return a.index_select(0, which);
   }
   [[nodiscard]] static at::Tensor stack(const std::vector<at::Tensor>& parts) {
     return at::stack(parts);

@@ -2,7 +2,15 @@
 ///
 ///   prompt = common prefix (computed once) + its own suffix (at least one token)
 ///
-/// A batch pads suffixes on the left, so that the last token of every row is the newest.
+/// A batch is padded in front of the prefix, so that a row's tokens lie side by side as in the
+/// prompt alone (models that count places would see a gap), and the last token of every row is the
+/// newest:
+///
+///   longest   [ prefix       ][ suffix      ]
+///   shorter   [ pad ][ prefix       ][ suff ]
+///
+/// The shorter row's keys and values of the prefix begin behind its padding; the prefix tokens that
+/// no longer fit there stand among the new ones, where padding would be, and are computed again.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -42,7 +50,8 @@ struct BatchLimits {
   /// Tokens that may have keys and values at once, those of the shared prefix and of the answers
   /// counted in every row; one row always fits. 0: no limit.
   int64_t places = 0;
-  int64_t room = 0;  ///< tokens that will follow each prompt
+  int64_t room = 0;     ///< tokens that will follow each prompt
+  bool padding = true;  ///< false: only prompts of equal length share a batch
 };
 
 /// Cuts prompts into batches of similar length behind `prefix` shared tokens.

@@ -118,6 +118,7 @@ def permutation_null(
     prompts: Prompts | None = None,
     fraction: float = 0.001,
     seed: int = 0,
+    paired: bool = False,
     excluded: Iterable[tuple[int, int]] = (),
     universal: str | UniversalNeurons | None = "default",
     chat: bool | None = None,
@@ -138,6 +139,8 @@ def permutation_null(
         labels: [n_prompts] True for positive prompts.
         k, fraction: size of the circuit, as in `cna.discover`.
         n: relabellings.
+        paired: whether the i-th positive prompt belongs to the i-th negative one (as the two verbs
+            of one sentence): labels are then exchanged within pairs only.
         excluded: (layer, index) pairs to leave out of an array's grid.
         universal, chat: for a model, as in `cna.discover`.
     Raises:
@@ -159,8 +162,7 @@ def permutation_null(
     reached = observed * (1 - _SLACK)
     kth = float(np.partition(observed, len(observed) - size)[len(observed) - size])
 
-    rng = np.random.default_rng(seed)
-    draws = rng.permuted(np.broadcast_to(signs, (n, len(signs))), axis=1)
+    draws = _relabelled(signs, flags, n, paired, np.random.default_rng(seed))
     as_large, null_max, null_kth = _null(draws, acts, reached, out, size)
     p_value = (1 + as_large) / (n + 1)
     beaten = n - np.searchsorted(np.sort(null_max), reached, side="left")
@@ -177,9 +179,27 @@ def permutation_null(
         k=size,
         n=n,
         seed=seed,
-        labelings=_labelings(positive, negative),
+        labelings=2.0 ** min(positive, 1000) if paired else _labelings(positive, negative),
         excluded=pairs,
     )
+
+
+def _relabelled(
+    signs: Floats, flags: Bools, n: int, paired: bool, rng: np.random.Generator
+) -> Floats:
+    """Weights [n, n_prompts] of the contrast under n relabellings."""
+    if not paired:
+        return rng.permuted(np.broadcast_to(signs, (n, len(signs))), axis=1)
+    positive, negative = np.flatnonzero(flags), np.flatnonzero(~flags)
+    if len(positive) != len(negative):
+        raise ValueError(
+            f"{_CALLER}: expected as many positive as negative prompts with paired=True, got "
+            f"{len(positive)} and {len(negative)}; pair them, or leave it out"
+        )
+    draws = np.empty((n, len(signs)))
+    draws[:, positive] = rng.choice([-1.0, 1.0], (n, len(positive))) / len(positive)
+    draws[:, negative] = -draws[:, positive]
+    return draws
 
 
 def _null(

@@ -125,6 +125,7 @@ def stability(
     n_bootstrap: int = 200,
     n_halves: int = 200,
     seed: int = 0,
+    paired: bool = False,
     universal: str | UniversalNeurons | None = "default",
     chat: bool | None = None,
     batch_size: int = 64,
@@ -141,7 +142,12 @@ def stability(
     Knows the ranking by mean difference only: the circuit is the one of `cna.discover` with its
     default `ranking`, and so is the circuit of every draw.
 
+    Intervals of delta are those of neurons that were chosen for their delta on the same prompts, and
+    so lie outwards of what new prompts would give.
+
     Args:
+        paired: whether the i-th positive prompt belongs to the i-th negative one: pairs are then
+            drawn and halved together.
         model: the model, with `positive` and `negative` prompts; or the `Recordings` of both.
         k, fraction, universal, chat: as in `cna.discover`.
     Raises:
@@ -155,6 +161,11 @@ def stability(
         raise ValueError(
             f"stability: expected at least 2 prompts per set, got {n} positive and {m} negative; "
             "add prompts"
+        )
+    if paired and n != m:
+        raise ValueError(
+            f"stability: expected as many positive as negative prompts with paired=True, got {n} and "
+            f"{m}; pair them, or leave it out"
         )
     excluded = excluded_places(data.excluded, data.shape)
     neurons = data.shape[0] * data.shape[1]
@@ -176,7 +187,9 @@ def stability(
         {"method": "mean_difference", "k": size, "n_positive": n, "n_negative": m, "seed": seed},
     )
     order = np.asarray([x.layer * data.shape[1] + x.index for x in circuit.neurons], dtype=np.int64)
-    frequency, deltas, jaccard = _bootstrap(_resampled(n, m, n_bootstrap, rng), acts, order, select)
+    frequency, deltas, jaccard = _bootstrap(
+        _resampled(n, m, n_bootstrap, paired, rng), acts, order, select
+    )
     low, high = np.percentile(deltas, [2.5, 97.5], axis=0)
     return Stability(
         circuit=circuit,
@@ -184,7 +197,7 @@ def stability(
         delta_low=low,
         delta_high=high,
         bootstrap_jaccard=jaccard,
-        half_jaccard=_halves(acts, n, m, n_halves, rng, select, size),
+        half_jaccard=_halves(acts, n, m, n_halves, paired, rng, select, size),
         chance_jaccard=size / (2 * (neurons - len(excluded)) - size),
         n_positive=n,
         n_negative=m,
@@ -192,15 +205,11 @@ def stability(
     )
 
 
-def _resampled(n: int, m: int, n_bootstrap: int, rng: np.random.Generator) -> Floats:
+def _resampled(n: int, m: int, n_bootstrap: int, paired: bool, rng: np.random.Generator) -> Floats:
     """Weights [n_bootstrap, n + m] of the contrast when each set is drawn anew, with replacement."""
-    return np.concatenate(
-        [
-            rng.multinomial(n, np.full(n, 1 / n), n_bootstrap) / n,
-            -rng.multinomial(m, np.full(m, 1 / m), n_bootstrap) / m,
-        ],
-        axis=1,
-    )
+    left = rng.multinomial(n, np.full(n, 1 / n), n_bootstrap) / n
+    right = left if paired else rng.multinomial(m, np.full(m, 1 / m), n_bootstrap) / m
+    return np.concatenate([left, -right], axis=1)
 
 
 def _bootstrap(
@@ -223,12 +232,22 @@ def _bootstrap(
 
 
 def _halves(
-    acts: Floats, n: int, m: int, n_halves: int, rng: np.random.Generator, select: Select, size: int
+    acts: Floats,
+    n: int,
+    m: int,
+    n_halves: int,
+    paired: bool,
+    rng: np.random.Generator,
+    select: Select,
+    size: int,
 ) -> Floats:
     first = np.zeros((n_halves, n + m), dtype=np.bool_)
     for row in first:
         row[rng.permutation(n)[: n // 2]] = True
-        row[n + rng.permutation(m)[: m // 2]] = True
+        if paired:
+            row[n:] = row[:n]
+        else:
+            row[n + rng.permutation(m)[: m // 2]] = True
     weights = [_half_weights(part, n) for part in (first, ~first)]
     both = np.stack(weights, axis=1).reshape(2 * n_halves, n + m)
     found: list[Ints] = []

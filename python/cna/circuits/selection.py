@@ -11,7 +11,9 @@ from .. import _core
 from ..hosts.model import Model
 from .universal import UniversalNeurons
 
-_ROUNDINGS = 8.0  # of a number's last place, between two batches of one prompt
+# Between two batches of one prompt, relative to a layer's activations (root of the mean square).
+_ROUNDING = 1e-5
+_ROUNDINGS = 8.0  # of a number's last place, where that is more
 
 
 RANKINGS = ("mean_difference", "effect_size")
@@ -37,8 +39,8 @@ def select(
 ) -> _core.Circuit:
     """The top k of two sets' moments, as `Model.core.contrast` gives them.
 
-    Warns where every neuron's delta is at the rounding of its own activation: the model then saw no
-    difference between the sets.
+    Warns where every neuron's delta is at the rounding of its layer's activations: the model then
+    saw no difference between the sets.
     """
     circuit = model.core.select(
         *moments,
@@ -47,12 +49,13 @@ def select(
         universal=list(removed.neurons) if removed else [],
         ranking=ranking,
     )
-    places = [(n.layer, n.index) for n in circuit.neurons]
-    if places:
-        layers, indices = (torch.tensor(part) for part in zip(*places, strict=True))
-        size = torch.maximum(*(side["mean"][layers, indices].abs() for side in moments))
+    if len(circuit):
+        means = torch.stack([side["mean"] for side in moments])
+        size = means.square().mean((0, 2)).sqrt()  # [n_layers]
+        layers = torch.tensor([n.layer for n in circuit.neurons])
         delta = torch.tensor([abs(n.delta) for n in circuit.neurons], dtype=torch.float64)
-        if bool((delta <= _ROUNDINGS * torch.finfo(model.dtype).eps * size).all()):
+        limit = max(_ROUNDING, _ROUNDINGS * torch.finfo(model.dtype).eps)
+        if bool((delta <= limit * size[layers]).all()):
             warnings.warn(
                 "discover: the two sets differ by rounding only (largest |delta| "
                 f"{float(delta.max()):.1e}); these neurons stand for no behaviour: look at what the "

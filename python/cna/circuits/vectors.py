@@ -10,6 +10,7 @@ the variant of the paper's authors: every layer's MLP output, all at once.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,17 @@ class SteeringVector:
             )
 
     def intervention(self, coefficients: Sequence[float]) -> _core.Intervention:
-        """x <- x + c * v at every layer of the vector, one arm per coefficient."""
+        """x <- x + c * v at every layer of the vector, one arm per coefficient.
+
+        Warns where vectors of several layers' residual streams are added at once: each was found
+        with the others away, and sweeps measure one at a time.
+        """
+        if self.site == "residual" and len(self.vectors) > 1:
+            warnings.warn(
+                f"{self.name}: adds the vectors of {len(self.vectors)} layers at once, which is far "
+                "more than one; steer with one: .at(layer)",
+                stacklevel=2,
+            )
         out = _core.Intervention(len(coefficients))
         for layer, vector in self.vectors.items():
             out = out.then(_core.Intervention.add(self.site, layer, vector, list(coefficients)))

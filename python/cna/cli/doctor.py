@@ -26,7 +26,7 @@ def check(
     device: str = "cpu",
     pattern: str = "",
 ) -> list[Check]:
-    """Looks at a model in ten ways, in seconds.
+    """Looks at a model in twelve ways, in seconds.
 
     Args:
         model_or_name: a `cna.Model`, or a name that `cna.load` takes.
@@ -63,9 +63,11 @@ def check(
         return [*checks, Check("prompts", False, reason, "mend the tokenizer's files")]
     looks: dict[str, Callable[[], Check]] = {
         "one BOS": lambda: look.one_bos(p),
+        "prompts end with text": lambda: look.prompt_end(p),
         "chat template": lambda: look.chat_template(p),
         "padding sides": lambda: look.padding_sides(p),
         "EOS": lambda: look.end_token(p),
+        "layouts that agree": lambda: look.layouts(p),
         "batch equals single": lambda: look.batch_equals_single(p),
         "shared prefix equals none": lambda: look.shared_prefix(p),
         "exported equals Hugging Face": lambda: look.equals_eager(p, hf_model, why),

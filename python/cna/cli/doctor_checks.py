@@ -20,8 +20,10 @@ from .. import _core
 from ..base.errors import first_line
 from ..base.files import file_sha256
 from ..base.installed import DISTRIBUTION, other_cna
+from ..hosts.layouts import limits
 from ..hosts.model import Model
 from ..hosts.source import template_sha256
+from ..hosts.tokens import appended_tokens, chat_text
 
 SUBJECTS = (
     "the sea",
@@ -121,6 +123,19 @@ def one_bos(p: Patient) -> Check:
     return Check(name, True, f"chat prompts begin with {max(chat)}, raw text with {max(raw)}")
 
 
+def prompt_end(p: Patient) -> Check:
+    name = "prompts end with text"
+    if p.tokenizer is None:
+        return _skip(name, "no tokenizer")
+    end = appended_tokens(p.tokenizer)
+    if not end:
+        return Check(name, True, "nothing is written behind a prompt")
+    detail = f"the tokenizer writes {end} behind raw text; cna leaves it off"
+    if any(ids[-len(end) :] == end for ids in p.model.tokenize(p.messages, chat=False)):
+        return Check(name, False, detail, "set add_eos_token to false in tokenizer_config.json")
+    return Check(name, True, detail)
+
+
 def chat_template(p: Patient) -> Check:
     name = "chat template"
     if p.tokenizer is None:
@@ -135,19 +150,19 @@ def chat_template(p: Patient) -> Check:
             fix = "export the model again, so that circuits name the template they were found with"
             return Check(name, False, "another one than at export", fix)
     now = datetime.datetime.now()
-    texts = [
-        p.tokenizer.apply_chat_template(
-            [{"role": "user", "content": p.messages[0]}], tokenize=False, add_generation_prompt=True
-        )
-        for _ in range(2)
-    ]
+    talk = [{"role": "user", "content": p.messages[0]}]
+    settings = p.model.system, p.model.template_kwargs
+    texts = [chat_text(p.tokenizer, talk, *settings) for _ in range(2)]
     if p.messages[0] not in texts[0]:
         return Check(
             name, False, "it leaves out or changes the user's message", "mend the template"
         )
     dates = [now.strftime(form) for form in ("%d %b %Y", "%Y-%m-%d", "%B %d, %Y", "%d %B %Y")]
     if texts[0] != texts[1] or any(date in texts[0] for date in dates):
-        fix = "write a fixed date into the template: circuits found today must hold tomorrow"
+        fix = (
+            "circuits found today must hold tomorrow: fix it, such as template_kwargs="
+            "{'date_string': '26 Jul 2024'} in cna.load, or a date written into the template"
+        )
         return Check(name, False, "prompts depend on the date or on chance", fix)
     return Check(name, True, "present and stable")
 
@@ -192,6 +207,13 @@ def _close(p: Patient, name: str, a: Tensor, b: Tensor, fix: str) -> Check:
     worst = relative_difference(a, b)
     detail = f"logits differ by {worst:.1e} (limit {p.tolerance:g})"
     return _judge(name, worst <= p.tolerance, detail, fix)
+
+
+def layouts(p: Patient) -> Check:
+    name = "layouts that agree"
+    left_out = limits(p.model.core)
+    said = "; ".join(left_out) if left_out else "all: batches, padding, shared prefix, cached steps"
+    return Check(name, True, said)
 
 
 def batch_equals_single(p: Patient) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 TEXT = "Export a Hugging Face model to a folder for cna and C++."
 
@@ -29,9 +30,12 @@ def run(args: argparse.Namespace) -> int:
     from ..hosts.devices import require_device
     from ..hosts.export import export
     from ..hosts.hugging_face import load_hf
+    from ..hosts.source import hub_commit
 
     require_device("export", args.device)
-    hf_model, tokenizer = load_hf(args.model, args.dtype, args.revision)
+    local = args.model == "smollm2" or Path(args.model).expanduser().exists()
+    commit = None if local else hub_commit(args.model, args.revision)
+    hf_model, tokenizer = load_hf(args.model, args.dtype, commit or args.revision)
     path = export(
         hf_model.to(args.device) if args.format == "aoti" else hf_model,
         tokenizer,
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         format=args.format,
         model_id=args.id,
         tap_pattern=args.pattern,
-        revision=getattr(hf_model.config, "_commit_hash", None),  # as cna.load names it
+        revision=commit,  # as cna.load names it
     )
     print(f"wrote {path}")
     return 0

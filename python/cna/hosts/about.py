@@ -7,7 +7,6 @@ from typing import Any
 
 from ..base.versions import versions
 from .model import Model
-from .source import template_sha256
 
 
 def host_of(model: Model) -> str:
@@ -35,7 +34,7 @@ def about_model(model: Model) -> dict[str, Any]:
         "host": host_of(model),
         "versions": versions(),
         "made_with": _manifest(model).get("made_with"),
-        "chat_template_sha256": template_sha256(model.tokenizer),
+        "chat_template_sha256": model.chat_template_sha256(),
         "steering_active": steering_active(model),
     }
 

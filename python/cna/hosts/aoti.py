@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..base.errors import first_line
 from .sites import layer_above
 from .step import CausalStep
+from .windows import Masks
 
 ARCHIVE = "model.pt2"
 SITES = ("neuron", "mlp_output", "residual")  # as cna::Site counts them
@@ -84,11 +85,16 @@ def _processor() -> dict[str, Any]:
 
 
 def compile_package(
-    hf_model: Any, downs: list[tuple[str, nn.Module]], example: tuple[Tensor, ...], path: Path
+    hf_model: Any,
+    masks: Masks,
+    downs: list[tuple[str, nn.Module]],
+    example: tuple[Tensor, ...],
+    path: Path,
 ) -> Any:
     """Compiles a step of the model to `path`; returns it as a callable like `CausalStep`.
 
     Args:
+        masks: the model's way of masking, see `windows`.
         downs: (name, module) of each layer's down projection.
         example: inputs of a `CausalStep` with at least 2 rows, tokens and logit positions.
     Raises:
@@ -97,7 +103,7 @@ def compile_package(
     from torch._inductor import config
     from torch._inductor.utils import fresh_cache
 
-    step = CausalStep(hf_model).eval()
+    step = CausalStep(hf_model, masks).eval()
     try:
         with torch.no_grad(), tapped(hf_model, downs), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside torch, some of them per model

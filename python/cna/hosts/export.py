@@ -12,24 +12,29 @@ places of the buffers, and returns logits. Nothing in it is particular to one mo
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import _core
+from ..base.errors import first_line
 from ..base.files import file_sha256, new_folder
 from ..base.versions import versions
 from . import aoti, torchscript
 from .devices import cuda_capability
-from .hf_model import cache_shapes, check_exportable, eos_ids, max_positions
-from .sites import down_projections, layer_width
+from .export_check import LIVE, archive_layouts, exportable_step, require_equal, settle_export
+from .generation_settings import generation_settings
+from .hf_model import check_exportable, eos_ids, max_positions
+from .plain import evaluating
+from .sites import layer_width, require_numbered, running_sites
 from .source import template_sha256
-from .step import CausalStep, quiet_transformers
+from .step import quiet_transformers
 from .weights import weights_hash
+from .windows import Masks
 
 FORMAT_VERSION = 1
 FORMATS = ("torchscript", "aoti")
@@ -63,49 +68,57 @@ def example_inputs(
     return (*(t.to(device) for t in (ids, mask, places, last)), *buffers)
 
 
-def _require_equal(hf_model: Any, compiled: Any, shapes: list[list[int]], what: str) -> None:
-    """Shapes that the archive was not made on must give the numbers of the eager step."""
-    step = CausalStep(hf_model).eval()
-    for rows, new, past, room, positions in ((1, 7, 2, 3, 2), (3, 1, 4, 3, 1), (2, 6, 0, 0, 1)):
-        about = (shapes, hf_model.dtype, hf_model.device, rows, new, past, room, positions)
-        with torch.no_grad():
-            expected = step(*example_inputs(*about)).float().nan_to_num()
-            got = compiled(*example_inputs(*about)).float().nan_to_num()
-        # Weights are not judged here, hence nan_to_num.
-        worst = float((expected - got).abs().max() / expected.abs().max().clamp_min(1e-6))
-        if not worst <= (1e-4 if hf_model.dtype == torch.float32 else 0.05):
-            raise RuntimeError(
-                f"export: expected the {what} model to equal the eager one, got a relative difference "
-                f"of {worst:.2g} in the logits; use another format, or cna.live"
-            )
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """What is exported: the module, its way of masking, its cache and its down projections."""
+
+    hf_model: Any
+    masks: Masks
+    shapes: list[list[int]]
+    downs: list[tuple[str, nn.Module]]
+
+    def inputs(self, *args: int, **sizes: int) -> tuple[Tensor, ...]:
+        model = self.hf_model
+        return example_inputs(self.shapes, model.dtype, model.device, *args, **sizes)
+
+    def require_equal(self, compiled: Any, what: str) -> None:
+        require_equal(self.hf_model, self.masks, compiled, self.inputs, what)
 
 
-def _write_torchscript(hf_model: Any, shapes: list[list[int]], folder: Path, pattern: str) -> Any:
-    example = example_inputs(shapes, hf_model.dtype, hf_model.device, rows=2, new=5, past=3)
+def _write_torchscript(step: _Step, folder: Path, pattern: str) -> tuple[dict[str, Any], Any]:
     archive = folder / torchscript.ARCHIVE
-    traced = torchscript.trace(hf_model, example)
-    _require_equal(hf_model, traced, shapes, "traced")
+    traced = torchscript.trace(step.hf_model, step.masks, step.inputs(rows=2, new=5, past=3))
+    step.require_equal(traced, "traced")
     torchscript.save(traced, archive)
-    sites = _core.inspect_archive(archive, pattern)
-    return {k: sites[k] for k in ("n_layers", "width", "hidden_size")} | {"archive": archive.name}
+    try:
+        sites = _core.inspect_archive(archive, pattern)
+    except ValueError as error:
+        raise ValueError(
+            f"export: expected down projections that are linear layers in the graph, got: "
+            f"{first_line(error)}; {LIVE}"
+        ) from None
+    require_numbered(sites["neuron_sites"], "export")
+    about = {k: sites[k] for k in ("n_layers", "width", "hidden_size")}
+    return about | {"archive": archive.name}, traced
 
 
-def _write_aoti(hf_model: Any, shapes: list[list[int]], folder: Path, pattern: str) -> Any:
-    downs = down_projections(hf_model, pattern, "export")
-    example = example_inputs(shapes, hf_model.dtype, hf_model.device, rows=2, new=5, past=3)
+def _write_aoti(step: _Step, folder: Path, pattern: str) -> tuple[dict[str, Any], Any]:
+    hf_model = step.hf_model
     archive = folder / aoti.ARCHIVE
-    compiled = aoti.compile_package(hf_model, downs, example, archive)
-    _require_equal(hf_model, compiled, shapes, "compiled")
-    return {
+    example = step.inputs(rows=2, new=5, past=3)
+    compiled = aoti.compile_package(hf_model, step.masks, step.downs, example, archive)
+    step.require_equal(compiled, "compiled")
+    about = {
         "archive": archive.name,
-        "n_layers": len(downs),
-        "width": layer_width(downs, "export"),
+        "n_layers": len(step.downs),
+        "width": layer_width(step.downs, "export"),
         "hidden_size": int(hf_model.config.get_text_config().hidden_size),
-        "neuron_sites": [name for name, _ in downs],
+        "neuron_sites": [name for name, _ in step.downs],
         "device": hf_model.device.type,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda_capability": cuda_capability(hf_model.device),
     }
+    return about, compiled
 
 
 def require_format(function: str, format: str) -> None:
@@ -136,6 +149,7 @@ def _about(
         "dtype": str(hf_model.dtype).removeprefix("torch."),
         "vocab_size": int(hf_model.get_output_embeddings().weight.shape[0]),
         "max_positions": max_positions(config),
+        "generation": generation_settings(hf_model),
         "eos_token_ids": eos_ids(hf_model),
         "tokenizer": tokenizer is not None,
         "chat_template_sha256": template_sha256(tokenizer),
@@ -167,23 +181,21 @@ def export(
         The folder.
     Raises:
         ValueError: an unknown format; mixture of experts, encoder-decoder, or another model that
-            cannot be exported.
+            cannot be exported, found by comparing it with plain passes before and after.
         RuntimeError: the folder cannot be written, the model does not compile, or its numbers changed.
     """
     require_format("export", format)
     check_exportable(hf_model)
     path = Path(path).expanduser()
     _require_free(path)
-    was_training = hf_model.training
-    with new_folder(path) as folder:
-        hf_model.eval()
-        try:
-            with quiet_transformers():
-                shapes = cache_shapes(hf_model)
-                write = _write_aoti if format == "aoti" else _write_torchscript
-                archive = write(hf_model, shapes, folder, tap_pattern)
-        finally:
-            hf_model.train(was_training)
+    with new_folder(path) as folder, evaluating(hf_model), quiet_transformers():
+        downs, plain = running_sites(hf_model, tap_pattern, "export")
+        layers, masks, found = exportable_step(hf_model, plain)
+        shapes = [[k.keys.shape[1], k.keys.shape[3], k.values.shape[3]] for k in layers]
+        write = _write_aoti if format == "aoti" else _write_torchscript
+        about, compiled = write(_Step(hf_model, masks, shapes, downs), folder, tap_pattern)
+        found = archive_layouts(compiled, layers, plain, found)
+        del compiled
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         hf_model.config.to_json_file(folder / "config.json")
@@ -191,13 +203,12 @@ def export(
             "format": "cna.model",
             "format_version": FORMAT_VERSION,
             "archive_format": format,
-            "sha256": file_sha256(folder / archive["archive"]),
+            "sha256": file_sha256(folder / about["archive"]),
             "tap_pattern": tap_pattern,
-            **archive,
+            **about,
             "cache": shapes,
             **_about(hf_model, tokenizer, model_id, revision),
             "made_with": versions(),
         }
-        text = json.dumps(manifest, indent=2) + "\n"
-        (folder / "manifest.json").write_text(text, encoding="utf-8")
+        settle_export(folder, manifest, plain, found, str(hf_model.device))
     return path

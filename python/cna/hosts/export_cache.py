@@ -183,7 +183,7 @@ def _export_to(
             format=format,
             model_id=model_id,
             tap_pattern=key["pattern"],
-            revision=getattr(model.config, "_commit_hash", None),
+            revision=commit,
         )
         record = {"key": key, "revision": revision, "made": time.time()}
         (made / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

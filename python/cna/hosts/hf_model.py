@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .cache_name import cache_of
+from .plain import options
 
 
 def check_exportable(hf_model: Any, function: str = "export") -> None:
@@ -23,13 +26,11 @@ def check_exportable(hf_model: Any, function: str = "export") -> None:
             f"{function}: expected a decoder-only model, got {name} (encoder-decoder); such models have "
             "no single residual stream of one prompt"
         )
-    text = config.get_text_config()
-    for key in ("num_experts", "num_local_experts", "n_routed_experts"):
-        if (getattr(text, key, None) or 0) > 1:
-            raise ValueError(
-                f"{function}: expected dense MLPs, got {name} (mixture of {getattr(text, key)} "
-                "experts), whose layers have no single down projection; use a dense model"
-            )
+    if experts := _experts(hf_model):
+        raise ValueError(
+            f"{function}: expected dense MLPs, got {name} (mixture of {experts} "
+            "experts), whose layers have no single down projection; use a dense model"
+        )
     if not hasattr(hf_model, "lm_head") and hf_model.get_output_embeddings() is None:
         raise ValueError(
             f"{function}: expected a model with a language-model head, got {name}; load it with "
@@ -37,25 +38,43 @@ def check_exportable(hf_model: Any, function: str = "export") -> None:
         )
 
 
+def _experts(hf_model: Any) -> int:
+    """Experts of a mixture; 0 for dense models, also those whose configuration has a field for them."""
+    text = hf_model.config.get_text_config()
+    keys = ("num_experts", "num_local_experts", "n_routed_experts")
+    stated = max(int(getattr(text, key, None) or 0) for key in keys)
+    names = (name.rpartition(".")[2] for name, _ in hf_model.named_modules())
+    return stated if stated > 1 and any("expert" in n or "router" in n for n in names) else 0
+
+
 def max_positions(config: Any, whole_prompts: bool = False) -> int:
     """Longest prompt plus answer for which the step is exact; 0 if unbounded.
 
     `whole_prompts`: each step sees all tokens, so "longrope" may change its frequencies between steps.
-    Those of "dynamic" depend on earlier prompts too, and stay limited.
+    Those of "dynamic" depend on earlier prompts too, and stay limited. Scalings of a fixed factor
+    ("linear", "yarn") reach to the scaled length, whether the configuration names that or the original.
     """
     text = config.get_text_config()
-    longest = int(getattr(text, "max_position_embeddings", 0) or 0)
+    names = ("max_position_embeddings", "max_seq_len")  # MPT's
+    longest = int(next((n for n in (getattr(text, name, 0) for name in names) if n), 0))
     rope = getattr(text, "rope_parameters", None) or {}
     nested = [r for r in rope.values() if isinstance(r, dict)] or [rope]
     inexact = ("dynamic",) if whole_prompts else ("dynamic", "longrope")
+    reach = []
     for parameters in nested:
-        if parameters.get("rope_type") in inexact:
+        kind = parameters.get("rope_type")
+        original = parameters.get("original_max_position_embeddings") or getattr(
+            text, "original_max_position_embeddings", None
+        )
+        if kind in inexact:
             # Beyond the original length these change all frequencies with the length.
-            original = parameters.get("original_max_position_embeddings") or getattr(
-                text, "original_max_position_embeddings", None
-            )
-            longest = min(longest, int(original or longest))
-    return longest
+            reach.append(min(longest, int(original or longest)))
+        elif kind in ("linear", "yarn"):
+            scaled = float(parameters.get("factor") or 1.0) * int(original or longest)
+            reach.append(max(longest, int(scaled)))
+        else:
+            reach.append(longest)
+    return min(reach)
 
 
 def eos_ids(hf_model: Any) -> list[int]:
@@ -65,11 +84,23 @@ def eos_ids(hf_model: Any) -> list[int]:
     return [] if eos is None else [int(e) for e in ([eos] if isinstance(eos, int) else eos)]
 
 
-def cache_shapes(hf_model: Any) -> list[list[int]]:
-    """[heads, key dim, value dim] of each layer's cache, read off one short step."""
-    ids = torch.zeros(1, 2, dtype=torch.long, device=hf_model.device)
+def key_value_layers(hf_model: Any, ids: Tensor) -> list[Any]:
+    """The layers of a plain pass's cache; none if one keeps anything but keys and values."""
     with torch.no_grad():
-        cache = cache_of(hf_model(input_ids=ids, use_cache=True, return_dict=True))
-    return [
-        [layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]] for layer in cache.layers
-    ]
+        out = hf_model(input_ids=ids, return_dict=True, **options(hf_model, use_cache=True))
+    layers = getattr(cache_of(out), "layers", None) or []
+    for layer in layers:
+        pair = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if not all(isinstance(t, Tensor) and t.dim() == 4 for t in pair):
+            return []
+    return list(layers)
+
+
+def buffers_like(layers: list[Any]) -> Callable[[int, int], list[Tensor]]:
+    """(rows, tokens) -> empty keys and values [rows, heads, tokens, dim] of each of these layers."""
+    held = [t for layer in layers for t in (layer.keys, layer.values)]
+
+    def buffers(rows: int, tokens: int) -> list[Tensor]:
+        return [t.new_zeros(rows, t.shape[1], tokens, t.shape[3]) for t in held]
+
+    return buffers

@@ -7,6 +7,7 @@ hooks call the same C++ taps, so recordings and steering follow the same rules.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import threading
 import weakref
@@ -17,12 +18,15 @@ from torch import Tensor, nn
 
 from .. import _core
 from ..base.errors import first_line
+from .generation_settings import generation_settings
 from .hf_model import check_exportable, eos_ids, max_positions
-from .live_step import choose_step
+from .layouts import Layouts, runs_agree, settle
+from .live_step import WholeStep, choose_step
 from .model import Model
 from .placement import input_device, is_dtensor, ranks, require_movable, safe_hash
+from .plain import Plain, evaluating
 from .shard import Shard, shard_of
-from .sites import down_projections, layer_above, layer_width
+from .sites import layer_above, layer_width, running_sites
 
 
 class _Pass(threading.local):
@@ -36,13 +40,14 @@ class _LiveStep:
     """Runs one step with hooks that hand activations to the taps of the pass under way."""
 
     def __init__(
-        self, hf_model: Any, downs: list[tuple[str, nn.Module]], width: int, use_cache: bool
+        self, hf_model: Any, downs: list[tuple[str, nn.Module]], step: Any, residual: bool
     ) -> None:
         self.hf_model = hf_model
-        self.width = width
+        self.width = width = layer_width(downs)
+        self.step = step
+        self.downs = downs
         self.hidden = int(hf_model.config.get_text_config().hidden_size)
         shards = [shard_of(name, module, width) for name, module in downs]
-        self.step = choose_step(hf_model, use_cache)
         self.under_way = _Pass()
         self.hooks: list[Any] = []
         for layer, (name, module) in enumerate(downs):
@@ -50,8 +55,9 @@ class _LiveStep:
             self.hooks += [
                 module.register_forward_pre_hook(self._before(layer, shards[layer])),
                 module.register_forward_hook(self._after("mlp_output", layer)),
-                block.register_forward_hook(self._after("residual", layer)),
             ]
+            if residual:
+                self.hooks.append(block.register_forward_hook(self._after("residual", layer)))
 
     def leave(self) -> None:
         """Takes the hooks off the module."""
@@ -109,9 +115,9 @@ class _LiveStep:
         def hook(_: nn.Module, __: Any, output: Any) -> Any:
             if self.under_way.taps is None:
                 return None
-            if not isinstance(output, tuple):
+            if not isinstance(output, (tuple, list)):
                 return self._tap(output, site, layer)
-            return (self._tap(output[0], site, layer), *output[1:])
+            return type(output)([self._tap(output[0], site, layer), *output[1:]])
 
         return hook
 
@@ -127,7 +133,7 @@ class _LiveStep:
         self.under_way.taps = taps
         self.under_way.rows, self.under_way.tokens = ids.shape
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), evaluating(self.hf_model):
                 return self.step(ids, mask, positions, keep, cache)
         finally:
             self.under_way.taps = None
@@ -150,6 +156,8 @@ def live(
     model_id: str | None = None,
     pattern: str = "",
     cache: bool = True,
+    system: str | None = None,
+    template_kwargs: dict[str, Any] | None = None,
 ) -> Model:
     """A `Model` over a Hugging Face module in this process, nothing exported.
 
@@ -158,43 +166,95 @@ def live(
 
     Args:
         hf_model: a decoder-only causal language model; stays yours, and sees no change between
-            calls. It may be spread or offloaded by `device_map`, quantised, or tensor-parallel.
+            calls (in training it runs without dropout, and trains on). It may be spread or offloaded
+            by `device_map`, quantised, or tensor-parallel.
         tokenizer: its tokenizer, or None.
         pattern: regular expression for the down projection's module name.
-        cache: keep keys and values between steps, where that is exact (checked on a short prompt).
-            Else, or with False, prompts run one at a time and whole at each step: slow, but right
-            for every model, and past the original length of "longrope" models.
+        cache: keep keys and values between steps, where that is exact (compared with plain passes
+            now, see `layouts`). Else, or with False, prompts run one at a time and whole at each
+            step: slow, but right for every model, and past the original length of "longrope" models.
+        system, template_kwargs: of the chat template, see `load`.
     Raises:
-        ValueError: encoder-decoder or mixture-of-experts models, no down projection, or weights
-            that are split in a way that is not known.
+        ValueError: encoder-decoder or mixture-of-experts models, no down projection, blocks without
+            an MLP between others, or weights that are split in a way that is not known.
+        RuntimeError: a down projection that gets other activations than its weights say.
     """
     check_exportable(hf_model, "live")
-    hf_model.eval()
-    downs = down_projections(hf_model, pattern)
-    width = layer_width(downs)
-    step = _LiveStep(hf_model, downs, width, cache)
-    config = hf_model.config
-    info = {
-        "model_id": model_id or config.name_or_path or type(hf_model).__name__,
-        "weights_hash": _weights_hash(hf_model),
-        "n_layers": len(downs),
-        "width": width,
-        "hidden_size": step.hidden,
-        "vocab_size": int(config.get_text_config().vocab_size),
-        "max_positions": max_positions(config, whole_prompts=not step.step.cache),
-        "dtype": hf_model.dtype,
-        "device": str(input_device(hf_model)),
-        "eos_token_ids": eos_ids(hf_model),
-        "neuron_sites": [name for name, _ in downs],
-        "residual_sites": True,
-        "cache": list(step.step.cache),
-        "cache_devices": [str(device) for device in step.step.devices],
-    }
-    model = Model(_core.Model.live(info, step.forward, step.move), tokenizer)
+    with evaluating(hf_model):
+        downs, plain = running_sites(hf_model, pattern, "live")
+        _require_whole_logits(hf_model, plain)
+        choice, found = choose_step(hf_model, cache, plain)
+        step = _LiveStep(hf_model, downs, choice, plain.streams)
+        try:
+            about = _about(hf_model, model_id, downs) | {"residual_sites": plain.streams}
+            core = _open(step, about, plain, found)
+        except BaseException:
+            step.leave()
+            raise
+    chat = {"system": system, "template_kwargs": template_kwargs}
+    model = Model(core, tokenizer, generation=generation_settings(hf_model), **chat)
     model.ranks = ranks(hf_model)
     model.weights_mark = _weights_mark(hf_model)
     weakref.finalize(model.core, step.leave)
     return model
+
+
+def _require_whole_logits(hf_model: Any, plain: Plain) -> None:
+    got = plain.logits[0].shape[-1]
+    tokens = getattr(hf_model.get_output_embeddings(), "out_features", got)
+    if got != tokens:
+        raise ValueError(
+            f"live: expected logits of {tokens} tokens, got {got}; let the tensor-parallel plan gather "
+            "the head's output"
+        )
+
+
+def _about(
+    hf_model: Any, model_id: str | None, downs: list[tuple[str, nn.Module]]
+) -> dict[str, Any]:
+    """What the host is told of the model, whichever step runs it."""
+    config = hf_model.config
+    return {
+        "model_id": model_id or config.name_or_path or type(hf_model).__name__,
+        "weights_hash": _weights_hash(hf_model),
+        "n_layers": len(downs),
+        "width": layer_width(downs),
+        "hidden_size": int(config.get_text_config().hidden_size),
+        "vocab_size": int(config.get_text_config().vocab_size),
+        "dtype": hf_model.dtype,
+        "device": str(input_device(hf_model)),
+        "eos_token_ids": eos_ids(hf_model),
+        "neuron_sites": [name for name, _ in downs],
+    }
+
+
+def _open(step: _LiveStep, about: dict[str, Any], plain: Plain, found: Layouts) -> _core.Model:
+    """The host over a step, held against plain passes in every layout that it will use."""
+
+    def make(layouts: Layouts) -> _core.Model:
+        whole = not step.step.cache
+        info = about | {
+            "max_positions": max_positions(step.hf_model.config, whole_prompts=whole),
+            "cache": list(step.step.cache),
+            "cache_devices": [str(device) for device in step.step.devices],
+            "layouts": dataclasses.asdict(layouts),
+        }
+        return _core.Model.live(info, step.forward, step.move)
+
+    if step.step.cache:
+        core = settle(make, plain, found)
+        if core is not None:
+            return core
+        step.step = WholeStep(step.hf_model)
+    core = make(Layouts(batch=False, padding=False, share_prefix=False))
+    # The head sees the last token alone, as in each of the host's steps.
+    last = Plain(step.hf_model, plain.prompts[-1:], step.downs, keep=1)
+    if not runs_agree(core, last, [0], share_prefix=False):
+        raise ValueError(
+            f"live: expected the numbers of a plain pass, got others from {about['model_id']}, which is "
+            "run as it is; a model whose numbers change from pass to pass cannot be steered"
+        )
+    return core
 
 
 def _weights_mark(hf_model: Any) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +16,7 @@ from .export import require_format
 from .export_cache import cache_folder, export_cached
 from .hugging_face import load_hf, smollm2_source
 from .model import Model
+from .sites import require_numbered
 
 __all__ = ["cache_folder", "export_cached", "load", "load_hf", "open_export", "smollm2_source"]
 
@@ -28,6 +31,8 @@ def load(
     pattern: str = "",
     format: str = "torchscript",
     verify: bool = True,
+    system: str | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
     """Opens a model; Hugging Face models are exported once and kept in a cache.
 
@@ -43,6 +48,9 @@ def load(
             own names are unusual.
         format: of the export, "torchscript" or "aoti", see `cna.export`. Ignored for exported folders.
         verify: check the archive's SHA-256 against its manifest.
+        system: a system message in front of every chat prompt that has none of its own.
+        template_kwargs: further arguments of the chat template, for instance
+            {"date_string": "26 Jul 2024"} where it writes today's date, or {"enable_thinking": False}.
     Raises:
         ValueError: bad arguments, or a model that cannot be exported.
         FileNotFoundError: nothing is there, or a folder without a model.
@@ -53,20 +61,23 @@ def load(
     require_format("load", format)
     require_device("load", device)
     path = _expanded(name)
+    chat = {"system": system, "template_kwargs": template_kwargs}
     if revision is not None and (path.exists() or os.fspath(name) == "smollm2"):
         raise ValueError(
             f"load: expected revision= with a Hugging Face id only, got it with '{os.fspath(name)}'; "
             "leave it out"
         )
     if path.is_dir() and (path / "manifest.json").exists():
-        return open_export(path, device=device, pattern=pattern, verify=verify)
+        return open_export(path, device=device, pattern=pattern, verify=verify, **chat)
     if path.is_file() and path.suffix == ".pt2":
         raise RuntimeError(
             f"load: expected the folder of a compiled model, got the file '{path}'; open the folder, "
             "whose manifest says what the file expects"
         )
     if path.is_file():
-        return Model(_core.Model.load(path, pattern, str(device)), None, path)
+        bare = _core.Model.load(path, pattern, str(device))
+        require_numbered(bare.neuron_sites, "load")
+        return Model(bare, None, path)
     text = os.fspath(name)
     like_path = text.startswith((".", "/", "~")) or text.endswith((".pt", ".pt2"))
     if (like_path or path.is_absolute()) and not path.exists():
@@ -89,7 +100,7 @@ def load(
         format=format,
         device=device,
     )
-    return open_export(folder, device=device, pattern=pattern, verify=verify)
+    return open_export(folder, device=device, pattern=pattern, verify=verify, **chat)
 
 
 def _expanded(name: str | os.PathLike[str]) -> Path:
@@ -102,7 +113,12 @@ def _expanded(name: str | os.PathLike[str]) -> Path:
 
 
 def open_export(
-    path: Path, *, device: str | torch.device = "cpu", pattern: str = "", verify: bool = True
+    path: Path,
+    *,
+    device: str | torch.device = "cpu",
+    pattern: str = "",
+    verify: bool = True,
+    **chat: Any,
 ) -> Model:
     """Opens an exported folder; see `load`."""
     from ..base.files import file_sha256
@@ -129,9 +145,10 @@ def open_export(
         )
     # hashlib is several times faster than the C++ check.
     core = _core.Model.load(path, pattern, str(device), verify=False)
+    require_numbered(core.neuron_sites, "load")
     tokenizer = None
     if manifest.get("tokenizer"):
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return Model(core, tokenizer, path)
+    return Model(core, tokenizer, path, generation=manifest.get("generation"), **chat)

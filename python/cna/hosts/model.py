@@ -3,51 +3,58 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import threading
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from .. import _core
 from ..base.progress import bar
-from . import tokens
+from . import active, generation_settings, tokens
 from .devices import require_device
+from .layouts import limits
+from .source import template_sha256
 from .tokens import Prompts
-
-
-def at_positions(intervention: _core.Intervention, positions: str | int) -> _core.Intervention:
-    """The intervention at the positions that `Model.steer` knows."""
-    if isinstance(positions, str) and positions in ("all", "answer"):
-        return intervention if positions == "all" else intervention.from_last(1)
-    if isinstance(positions, int) and not isinstance(positions, bool) and positions >= 1:
-        return intervention.from_last(positions)
-    raise ValueError(
-        f"steer: expected positions 'all', 'answer' or a number of last prompt tokens, got "
-        f"{positions!r}; choose one"
-    )
+from .weights import warn_of_other_weights
 
 
 class Model:
     """A language model whose MLP neurons can be recorded and steered.
 
-    Made by `cna.load`. Calls from several threads take turns; steering belongs to the thread that
-    entered it.
+    Made by `cna.load`. Calls from several threads take turns; steering belongs to the thread or
+    asyncio task that entered it.
 
     Attributes:
         n_layers, width: the grid of neurons; `width` is the MLP's hidden size.
         hidden_size: features of the residual stream.
         tokenizer: the Hugging Face tokenizer, or None for a bare TorchScript file.
+        system: the system message of every chat prompt that has none of its own, or None.
+        template_kwargs: further arguments of the chat template, such as a date to write.
+        generation_settings: what the checkpoint says of sampling; empty if nothing, or not known.
         ranks: processes that share the weights (a tensor-parallel live model); 1 as a rule.
     """
 
-    def __init__(self, core: _core.Model, tokenizer: Any = None, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        core: _core.Model,
+        tokenizer: Any = None,
+        path: Path | None = None,
+        *,
+        system: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        generation: Mapping[str, Any] | None = None,
+    ) -> None:
         self.core = core
         self.tokenizer = tokenizer
         self.path = path
+        self.system = system
+        self.template_kwargs = dict(template_kwargs or {})
+        self.generation_settings = dict(generation or {})
         self.n_layers, self.width = core.shape
         self.hidden_size = core.hidden
         self.vocab_size = core.vocab
@@ -55,14 +62,37 @@ class Model:
         self.ranks = 1
         self.weights_mark = ""  # of a live model, see live._weights_mark
         self.universal_cache: dict[Any, Any] = {}
-        self._local = threading.local()
+        self._owner = object()  # of the steering blocks
 
     def __repr__(self) -> str:
-        slow = "" if self.core.has_cache else ", one prompt at a time"
-        return (
-            f"Model({self.model_id!r}, {self.n_layers} layers x {self.width} neurons, "
-            f"{self.dtype}, {self.device}{slow})"
-        )
+        notes = [
+            f"{self.n_layers} layers x {self.width} neurons",
+            str(self.dtype),
+            str(self.device),
+        ]
+        notes += limits(self.core)
+        if left_out := self.generation_settings_left_out:
+            notes.append(f"greedy, without the checkpoint's {', '.join(left_out)}")
+        return f"Model({self.model_id!r}, {', '.join(notes)})"
+
+    @property
+    def generation_settings_left_out(self) -> dict[str, Any]:
+        """What the checkpoint says of sampling and `generate` does not follow by default.
+
+        `generate(..., settings="checkpoint")` follows temperature, top_k, top_p and max_new_tokens.
+        """
+        return generation_settings.left_out(self.generation_settings)
+
+    def chat_template_sha256(self, chat: bool | None = None) -> str | None:
+        """For provenance: of the chat template, with `system` and `template_kwargs` where given.
+
+        None where prompts are raw text.
+        """
+        found = template_sha256(self.tokenizer) if self.uses_chat(chat) else None
+        if found is None or (self.system is None and not self.template_kwargs):
+            return found
+        extra = [found, self.system, self.template_kwargs]
+        return hashlib.sha256(json.dumps(extra, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def identity(self) -> list[Any]:
@@ -95,16 +125,20 @@ class Model:
         return tokens.uses_chat(self.tokenizer, chat)
 
     def tokenize(self, prompts: Prompts, chat: bool | None = None) -> list[list[int]]:
-        """Token ids of each prompt as the model sees it, without padding and with one BOS.
+        """Token ids of each prompt as the model sees it, without padding.
 
         Args:
-            prompts: user messages, or lists of token ids, which pass through unchanged.
+            prompts: user messages; or conversations, lists of {"role": ..., "content": ...}; or lists
+                of token ids, which pass through unchanged; or a tokenizer's output, whose mask says
+                what is padding.
             chat: None applies the tokenizer's chat template where it has one (with the generation
-                prompt), False feeds raw text, True demands a template.
+                prompt), False feeds raw text, True demands a template. A template writes its own BOS;
+                what a tokenizer appends to raw text, such as EOS, is left off.
         Raises:
-            ValueError: a single string, an empty list, an empty prompt or an unequal mix of types.
+            ValueError: a single string, an empty list, an empty prompt, an unequal mix of types, a
+                padded tensor without its mask, or messages that the template refuses.
         """
-        return tokens.tokenize(self.tokenizer, prompts, chat)
+        return tokens.tokenize(self.tokenizer, prompts, chat, self.system, self.template_kwargs)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of an answer, special tokens skipped."""
@@ -135,30 +169,17 @@ class Model:
             ValueError: a circuit of another shape, a strength that is not finite, or other positions.
         """
         intervention, arms = self._as_intervention(what, multiplier)
-        entry = at_positions(intervention, positions), arms
-        stack: list[tuple[_core.Intervention, list[int] | None]] = self._stack()
-        stack.append(entry)
-        try:
+        entry = active.at_positions(intervention, positions), arms
+        with active.entered(self._owner, entry):
             yield self
-        finally:
-            stack.remove(entry)
 
-    def _stack(self) -> list[tuple[_core.Intervention, list[int] | None]]:
-        if not hasattr(self._local, "stack"):
-            self._local.stack = []
-        return self._local.stack
+    def _stack(self) -> list[active.Entry]:
+        return active.entries(self._owner)
 
-    def _as_intervention(
-        self, what: Any, multiplier: float | Sequence[float]
-    ) -> tuple[_core.Intervention, list[int] | None]:
+    def _as_intervention(self, what: Any, multiplier: float | Sequence[float]) -> active.Entry:
         if isinstance(what, _core.Intervention):
             return what, list(range(what.arms)) if what.arms > 1 else None
-        per_prompt = not isinstance(multiplier, (int, float))
-        values = [float(m) for m in multiplier] if per_prompt else [float(multiplier)]  # type: ignore
-        if not values or not all(math.isfinite(v) for v in values):
-            raise ValueError(
-                f"steer: expected finite strengths, got {multiplier}; pass a number, or one per prompt"
-            )
+        values, per_prompt = active.strengths_of(multiplier)
         strengths = sorted(set(values))
         arms = [strengths.index(v) for v in values] if per_prompt else None
         if isinstance(what, _core.Circuit):
@@ -167,6 +188,7 @@ class Model:
                     f"steer: expected a circuit of {self.n_layers} layers x {self.width} neurons, got "
                     f"one of {what.shape[0]} x {what.shape[1]}; discover it on this model"
                 )
+            warn_of_other_weights(what.provenance, self.core.weights_hash, self.dtype)
             return _core.Intervention.scale(what, strengths), arms
         if hasattr(what, "intervention"):
             return what.intervention(strengths), arms
@@ -177,23 +199,7 @@ class Model:
 
     def _steering(self, n_prompts: int) -> tuple[_core.Intervention, list[int]]:
         """All active steering as one intervention, and the arm of each prompt."""
-        stack = self._stack()
-        chosen: list[tuple[int, ...]] = []
-        for _, arms in stack:
-            if arms is not None and len(arms) != n_prompts:
-                raise ValueError(
-                    f"steer: expected one strength per prompt ({n_prompts}), got {len(arms)}; pass as "
-                    "many strengths as prompts"
-                )
-        for i in range(n_prompts):
-            chosen.append(tuple(0 if arms is None else arms[i] for _, arms in stack))
-        combinations = sorted(set(chosen))
-        total = _core.Intervention(len(combinations))
-        for part, (intervention, _) in enumerate(stack):
-            total = total.then(intervention.select([c[part] for c in combinations]))
-        if len(combinations) == 1:
-            return total, []
-        return total, [combinations.index(c) for c in chosen]
+        return active.combined(self._stack(), n_prompts)
 
     # --- what the model does ------------------------------------------------------------------
 
@@ -202,6 +208,7 @@ class Model:
         prompts: Prompts,
         max_new_tokens: int = 64,
         *,
+        settings: Literal["checkpoint"] | None = None,
         temperature: float = 0.0,
         top_k: int = 0,
         top_p: float = 1.0,
@@ -215,6 +222,9 @@ class Model:
         """Answers to prompts, in their order, without the prompt.
 
         Args:
+            settings: "checkpoint" takes temperature, top_k, top_p and, where it says so, max_new_tokens
+                from the model's generation configuration instead of the arguments here, and warns of
+                what has no counterpart (repetition_penalty ...).
             temperature: 0 is greedy; above, tokens are drawn, each prompt from its own stream of
                 `seed`, so an answer does not depend on its neighbours in the batch.
             top_k, top_p: 0 and 1 keep all tokens.
@@ -225,13 +235,12 @@ class Model:
         """
         ids = self.tokenize(prompts, chat)
         intervention, arms = self._steering(len(ids))
+        how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        how["max_new_tokens"] = max_new_tokens
         with bar("generate", progress, "step") as update:
             answers = self.core.generate(
                 ids,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
+                **(how if settings is None else how | self._followed(settings)),
                 seed=seed,
                 intervention=intervention,
                 arms=arms,
@@ -242,6 +251,17 @@ class Model:
         if return_tokens or self.tokenizer is None:
             return answers
         return [self.decode(a) for a in answers]
+
+    def _followed(self, settings: str) -> dict[str, Any]:
+        if settings != "checkpoint":
+            raise ValueError(
+                f"generate: expected settings=None or 'checkpoint', got {settings!r}; choose one"
+            )
+        if without := generation_settings.left_out(self.generation_settings, following=True):
+            warnings.warn(
+                f"generate: the checkpoint's {', '.join(without)} is not followed", stacklevel=3
+            )
+        return generation_settings.followed(self.generation_settings)
 
     def logits(
         self,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from .. import _core
+from ..base.errors import first_line
+from .layouts import plain_passes
+from .plain import Plain
 
 DOWN_PROJECTION: str = _core.down_projection  # a regular expression, see graft.hpp
 
@@ -64,3 +69,51 @@ def layer_above(hf_model: nn.Module, name: str) -> nn.Module:
     """The layer that a down projection belongs to: the last numbered module above it."""
     block = re.match(r".*\.\d+(?=\.)", name)
     return hf_model.get_submodule(block.group() if block else name.rpartition(".")[0])
+
+
+def require_numbered(names: Sequence[str], function: str) -> None:
+    """Raises ValueError where counting the MLPs would call a layer by another number than its own.
+
+    Args:
+        names: of the down projections, in order.
+    """
+    found = [re.match(r".*\.(\d+)(?=\.)", name) for name in names]
+    numbers = [int(match.group(1)) for match in found if match]
+    if len(numbers) == len(names) and numbers != list(range(len(names))):
+        raise ValueError(
+            f"{function}: expected one MLP in each block from 0 on, got them in blocks "
+            f"{', '.join(map(str, numbers[:12]))}; a circuit would call these layers by other numbers: "
+            "pass a pattern that matches one MLP of each block, or use another model"
+        )
+
+
+def running_sites(
+    hf_model: Any, pattern: str, function: str
+) -> tuple[list[tuple[str, nn.Module]], Plain]:
+    """The down projections that a text prompt runs, and plain passes that went through them.
+
+    A vision or audio tower beside the language model has MLPs too, which text never reaches.
+
+    Raises:
+        ValueError: the model does not run on token ids alone, or no MLP runs, or one runs twice.
+    """
+    matching = down_projections(hf_model, pattern, function)
+    blocks = [layer_above(hf_model, name) for name, _ in matching]
+    try:
+        plain = plain_passes(hf_model, matching, blocks)
+    except Exception as error:
+        raise ValueError(
+            f"{function}: expected a model that runs on token ids, got {type(error).__name__} from "
+            f"{type(hf_model).__name__}: {first_line(error)}; run it by hand first"
+        ) from error
+    downs = [(name, module) for name, module in matching if plain.calls[name]]
+    often = [name for name, _ in downs if plain.calls[name] > 1]
+    if not downs or often:
+        got = f"'{often[0]}' running {plain.calls[often[0]]} times" if often else "none that runs"
+        raise ValueError(
+            f"{function}: expected down projections that a text prompt runs once each, got {got} among "
+            f"{len(matching)} that match; pass pattern= for those of the language model"
+        )
+    layer_width(downs, function)
+    require_numbered([name for name, _ in downs], function)
+    return downs, plain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cache_name import cache_argument
+from .windows import Masks
 
 _ATTENTION = "cna_sdpa"
 
@@ -135,14 +135,15 @@ class CausalStep(nn.Module):
             logit_positions [k], key_0, value_0, key_1, ... each [rows, heads, total, dim])
         -> logits [rows, k, vocab]
     Integers are int64; `total` counts earlier and new tokens; the buffers' last `new` places are
-    written. A token sees those before it in its own row, and only real ones.
+    written. A token sees those before it in its own row, and only real ones. `masks` is the model's
+    way of masking, see `windows`.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, masks: Masks) -> None:
         super().__init__()
         self.model = model
-        self._windows = _attention_windows(model)
-        self._cache_argument = cache_argument(model)
+        self._masks = masks
+        self._cache = cache_argument(model)
 
     def forward(
         self,
@@ -156,7 +157,7 @@ class CausalStep(nn.Module):
         seen = (places[:, None, :] <= position_ids[:, :, None]) & (attention_mask[:, None, :] > 0)
         lowest = torch.finfo(self.model.dtype).min
         masks = {}
-        for kind, window in self._windows.items():
+        for kind, window in self._masks.items():
             allowed = seen
             if window is not None:
                 allowed = seen & (position_ids[:, :, None] - places[:, None, :] < window)
@@ -167,28 +168,9 @@ class CausalStep(nn.Module):
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=position_ids,
-            **{self._cache_argument: _make_buffer_cache(buffers)},
             use_cache=True,
             logits_to_keep=logit_positions,
             return_dict=True,
+            **{self._cache: _make_buffer_cache(buffers)},
         )
         return out.logits
-
-
-def _attention_windows(model: Any) -> dict[str, int | None]:
-    """Mask kinds that the model takes: {kind: sliding window or None}, key "" for one plain mask."""
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    source = inspect.getsource(type(model.base_model).forward)
-    if "causal_mask_mapping" in source and getattr(config, "layer_types", None):
-        known = {"full_attention": None, "sliding_attention": window}
-        kinds = set(config.layer_types)
-        if unknown := kinds - set(known):
-            raise ValueError(
-                f"export: expected layers of full or sliding attention, got {sorted(unknown)}; steer "
-                "the live module: cna.live(hf_model, tokenizer)"
-            )
-        return {kind: known[kind] for kind in sorted(kinds)}
-    if window is not None and "create_sliding_window_causal_mask" in source:
-        return {"": window}
-    return {"": None}

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from ..base.errors import first_line
 from .step import CausalStep, quiet_tracing, traceable_attention
+from .windows import Masks
 
 ARCHIVE = "model.pt"
 
 
-def trace(hf_model: Any, example: tuple[Tensor, ...]) -> Any:
+def trace(hf_model: Any, masks: Masks, example: tuple[Tensor, ...]) -> Any:
     """A step of the model as a graph, traced on inputs of a `CausalStep`."""
     with traceable_attention(hf_model), torch.no_grad(), quiet_tracing():
-        return torch.jit.trace(CausalStep(hf_model).eval(), example, check_trace=False)
+        return torch.jit.trace(CausalStep(hf_model, masks).eval(), example, check_trace=False)
 
 
 def save(traced: Any, path: Path) -> None:

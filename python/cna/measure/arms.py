@@ -70,7 +70,10 @@ def build_arms(
     record: dict[str, Any] = {"batch_size": options.batch_size, "progress": progress}
     sets = task.positive, task.negative
     if "no-filter" in wanted:
-        plain = discover(model, *sets, k=len(circuit), universal=None, chat=task.chat, **record)
+        ranking = str(circuit.provenance.get("ranking", "mean_difference"))
+        plain = discover(
+            model, *sets, k=len(circuit), universal=None, ranking=ranking, chat=task.chat, **record
+        )
         arms += neuron_arms("no-filter", plain, steered)
     if "caa" in wanted or "caa-answer" in wanted:
         layers = options.caa_layers

@@ -155,6 +155,7 @@ class CnaLM(LM):  # type: ignore[misc]
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
+            **self.model.template_kwargs,
         )
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:

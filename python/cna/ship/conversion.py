@@ -131,6 +131,11 @@ def convert(
         save_control_vector(vectors, path, _hint(source), overwrite=overwrite)
         layers = tuple(sorted(int(layer) for layer in vectors))
         notes.append(f"serve with: llama-server --control-vector-scaled {path}:COEFFICIENT")
+        if len(layers) > 1:
+            notes.append(
+                f"adds the vectors of {len(layers)} layers at once; sweeps measure one at a time, "
+                "which `cna convert --layers` writes"
+            )
         return _report(Conversion(path, format, multiplier, 0, layers, notes=tuple(notes)), quiet)
     assert isinstance(circuit, Circuit)
     neurons, shape = _by_layer(circuit), (int(circuit.shape[0]), int(circuit.shape[1]))

@@ -169,8 +169,9 @@ def model_type(folder: Path) -> str:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         text = config.get("text_config") or config
         return str(text.get("model_type") or config.get("model_type") or "")
-    except (OSError, ValueError, AttributeError):
-        raise ValueError(
+    except (OSError, ValueError, AttributeError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(
             f"convert: expected a Hugging Face checkpoint, got '{folder}' without a readable "
             "config.json; pass its folder"
         ) from None

@@ -504,3 +504,36 @@ def test_circuit_html_shows_the_ten_strongest_and_empty_circuits():
 def test_number_writes_missing_and_special_values():
     got = [display.number(x) for x in (None, float("nan"), True, -0.5, 12345, 1e-9, "a", np.inf)]
     assert got == ["–", "–", "yes", "−0.5", "12,345", "1e−09", "a", "∞"]
+
+
+def test_paired_labels_are_exchanged_within_pairs_only():
+    """Against every exchange of four pairs, by hand."""
+    rng = np.random.default_rng(3)
+    common = rng.normal(0, 5, (4, 1, 6))  # what a pair shares hides the difference elsewhere
+    acts = np.concatenate([common + rng.normal(1, 0.1, (4, 1, 6)), common])
+    labels = [True] * 4 + [False] * 4
+    got = analysis.permutation_null(acts, labels, k=2, n=4000, paired=True)
+    differences = (acts[:4] - acts[4:]).reshape(4, 6)
+    every = np.array(list(itertools.product([-1, 1], repeat=4)))
+    null = np.abs(every @ differences) / 4
+    exact = (null >= np.abs(differences.mean(0)) * (1 - 1e-9)).mean(0)
+    assert got.p_value.ravel() == pytest.approx(exact, abs=0.03)
+    assert got.labelings == 16
+    free = analysis.permutation_null(acts, labels, k=2, n=500)
+    assert (free.p_value > got.p_value + 0.2).mean() > 0.5
+    with pytest.raises(ValueError, match="as many positive as negative prompts with paired=True"):
+        analysis.permutation_null(acts[:-1], labels[:-1], k=2, n=5, paired=True)
+
+
+def test_paired_stability_draws_pairs_together():
+    """What a pair shares cancels in every draw of pairs, and in no draw of single prompts."""
+    rng = np.random.default_rng(4)
+    common = rng.normal(0, 50, (10, 2, 8))
+    positive = common.copy()
+    positive[:, 1, 3] += 1 + rng.normal(0, 0.01, 10)
+    data = analysis.Recordings(positive, common)
+    paired = analysis.stability(data, k=1, n_bootstrap=50, n_halves=20, paired=True)
+    assert [(x.layer, x.index) for x in paired.circuit] == [(1, 3)]
+    assert paired.frequency.tolist() == [1.0] and (paired.half_jaccard == 1).all()
+    assert 0.98 < paired.delta_low[0] < paired.delta_high[0] < 1.02
+    assert analysis.stability(data, k=1, n_bootstrap=50, n_halves=20).frequency[0] < 0.5

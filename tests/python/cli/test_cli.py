@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import cna
 import pytest
 import torch
 from cna.cli import build_parser, main
+from cna.cli.common import join_numbers
 from cna.cli.shell import COMMANDS
 from cna.convert import load_control_vector
 from conftest import PROMPTS, make_hf, make_tokenizer
@@ -189,3 +191,72 @@ def test_a_closed_pipe_ends_quietly(exports: Any) -> None:
     child.stderr.close()
     assert child.wait(120) == 0
     assert "Broken" not in errors and "Traceback" not in errors, errors
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--multipliers", "-1,0,1"],
+        ["--multipliers=-1,0,1"],
+        ["--multipliers", "-1", "0", "1"],
+        ["--multipliers", "-1", "0,1"],
+        ["--multipliers", "-1.0,0,1e0"],
+    ],
+)
+def test_numbers_with_a_leading_minus_are_numbers(words: list[str]) -> None:
+    parsed = build_parser().parse_args(join_numbers(["sweep", *words, "--out", "x"]))
+    assert parsed.multipliers == [-1.0, 0.0, 1.0] and parsed.out == "x"
+    parsed = build_parser().parse_args(join_numbers(["sweep", "--coefficients", "-.5", "-1e-1"]))
+    assert parsed.coefficients == [-0.5, -0.1]
+    words = ["generate", "--multiplier", "-1e-3", "7"]
+    parsed = build_parser().parse_args(join_numbers(words))
+    assert parsed.multiplier == -0.001 and parsed.prompt == ["7"]
+    assert join_numbers(["generate", "--max-new-tokens", "3", "9"])[-2:] == ["3", "9"]
+
+
+def run_cna(*words: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "cna", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | env,
+        capture_output=True,
+    )
+
+
+def test_a_console_that_is_not_utf8_ends_no_command(exports: Any, tmp_path: Path) -> None:
+    """Bars of layers, answers and progress hold characters that ASCII and Latin 1 lack."""
+    folder = str(exports("llama"))
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    (tmp_path / "b.txt").write_text("three\nfour\n")
+    words = ["discover", "-m", folder, "--positive", str(tmp_path / "a.txt"), "--negative"]
+    words += [str(tmp_path / "b.txt"), "--universal", "none", "-o", str(tmp_path / "c.json")]
+    for encoding in ("ascii", "latin-1"):
+        done = run_cna(*words, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+        assert done.returncode == 0, done.stderr.decode()
+        assert b"wrote " in done.stdout and b"layer" in done.stdout
+    words = ["generate", "-m", folder, "--json", "--max-new-tokens", "12", "\u2588 caf\u00e9"]
+    done = run_cna(*words, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["prompt"] == "\u2588 caf\u00e9"  # nothing is lost in JSON
+
+
+def test_a_log_holds_no_bars(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from cna.base import progress
+
+    real = progress.tqdm
+
+    def now(**options: Any) -> Any:
+        return real(**{**options, "delay": 0, "mininterval": 0})
+
+    monkeypatch.setattr(progress, "tqdm", now)
+    with progress.bar("work", True) as update:
+        assert update is not None
+        for i in range(5):
+            update(i + 1, 5)
+    assert capsys.readouterr().err == ""
+
+
+def test_generate_without_a_prompt_says_so_before_it_loads(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["generate", "-m", "org/nothing"]) == 2
+    assert "expected a prompt or --prompts" in one_line(capsys)

@@ -13,14 +13,16 @@ import cna
 import pytest
 import torch
 from cna.doctor import Check, check, main_doctor, relative_difference
-from conftest import CHAT_TEMPLATE, make_hf, make_tokenizer
+from conftest import CHAT_TEMPLATE, appending_tokenizer, make_hf, make_tokenizer
 
 NAMES = [
     "archive is as exported",
     "one BOS",
+    "prompts end with text",
     "chat template",
     "padding sides",
     "EOS",
+    "layouts that agree",
     "batch equals single",
     "shared prefix equals none",
     "exported equals Hugging Face",
@@ -46,6 +48,11 @@ def broken_mlp(wrong: Callable[[torch.Tensor], torch.Tensor]) -> Any:
 
     hf.model.layers[-1].mlp.__class__ = Wrong
     return hf
+
+
+def mixes_prompts(x: torch.Tensor) -> torch.Tensor:
+    """Nothing for a prompt alone; beside others each gets something of theirs."""
+    return x + 3 * (x[:, -1:].mean(0, keepdim=True) - x[:, -1:])
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ def test_the_command_prints_lines_and_returns_0(
     assert main_doctor(str(exported), hf_model=tiny_hf) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(NAMES) + 1 and all(line.startswith("pass") for line in lines[:-1])
-    assert lines[-1] == "10 of 10 hold"
+    assert lines[-1] == "12 of 12 hold"
 
 
 def test_the_command_names_the_fix_and_returns_1(
@@ -159,23 +166,41 @@ def test_a_missing_or_wrong_eos_fails(exported: Path, tiny_hf: Any, eos: list[in
     assert failures(check(cna.load(exported), tiny_hf)) == {"EOS"}
 
 
-def test_a_model_that_mixes_prompts_fails(tmp_path: Path) -> None:
-    hf = broken_mlp(lambda x: x + 3 * x[:, -1:].mean(0, keepdim=True))
+def test_a_layout_that_was_left_out_is_said(tmp_path: Path) -> None:
+    """A model that mixes the prompts of a batch: none are batched, and all else holds."""
+    hf = broken_mlp(mixes_prompts)
     folder = cna.export(hf, make_tokenizer(), tmp_path / "m")
-    assert "batch equals single" in failures(check(cna.load(folder), hf))
+    checks = check(cna.load(folder), hf)
+    assert failures(checks) == set()
+    assert "one prompt at a time" in {c.name: c.detail for c in checks}["layouts that agree"]
 
 
-def test_a_model_that_looks_ahead_fails_with_a_shared_prefix(tmp_path: Path) -> None:
-    hf = copy.deepcopy(make_hf("llama"))
-
-    class Wrong(type(hf.model.layers[0].mlp)):  # type: ignore[misc]
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            # The last token of a pass leaks into the others: a later layer sees it.
-            return super().forward(x + x[:, -1:])
-
-    hf.model.layers[0].mlp.__class__ = Wrong
+@pytest.mark.parametrize("name", ["batch equals single", "shared prefix equals none"])
+def test_a_layout_that_is_used_and_wrong_fails(tmp_path: Path, name: str) -> None:
+    """An export of a version that did not compare: its manifest says that all layouts are good."""
+    hf = broken_mlp(mixes_prompts)
     folder = cna.export(hf, make_tokenizer(), tmp_path / "m")
-    assert failures(check(cna.load(folder), hf)) == {"shared prefix equals none"}
+    edit_manifest(folder, layouts=dict.fromkeys(("batch", "padding", "share_prefix"), True))
+    assert name in failures(check(cna.load(folder), hf))
+
+
+def test_a_tokenizer_that_ends_raw_text_is_named(tiny: cna.Model, tiny_hf: Any) -> None:
+    model = cna.Model(tiny.core, appending_tokenizer(), None)
+    checks = check(model, tiny_hf)
+    assert failures(checks) == set()
+    assert "[257] behind raw text" in {c.name: c.detail for c in checks}["prompts end with text"]
+
+
+def test_a_fixed_date_mends_a_template_of_the_day(tiny: cna.Model, tiny_hf: Any) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "You are", "{{ date_string or strftime_now('%d %b %Y') }}: you are"
+    )
+    failed = check(cna.Model(tiny.core, tokenizer), tiny_hf)
+    assert failures(failed) == {"chat template"}
+    assert any("template_kwargs" in c.fix for c in failed)
+    fixed = cna.Model(tiny.core, tokenizer, template_kwargs={"date_string": "26 Jul 2024"})
+    assert failures(check(fixed, tiny_hf)) == set()
 
 
 def test_other_weights_than_the_hugging_face_model_fail(tiny: cna.Model) -> None:

@@ -489,8 +489,8 @@ def test_errors_are_one_clear_line(source: Path, circuit: cna.Circuit, tmp_path:
     cases = [
         (circuit, source, "onnx", 0.0, ValueError, "one of the formats"),
         (circuit, source, "hf", float("nan"), ValueError, "finite multiplier"),
-        (circuit, tmp_path / "nothing", "hf", 0.0, ValueError, "folder or id as source"),
-        (circuit, empty, "hf", 0.0, ValueError, "without a readable config.json"),
+        (circuit, tmp_path / "nothing", "hf", 0.0, FileNotFoundError, "folder or id as source"),
+        (circuit, empty, "hf", 0.0, FileNotFoundError, "without a readable config.json"),
         (circuit, gguf_file, "hf", 0.0, ValueError, "GGUF files take"),
         (circuit, 3, "hf", 0.0, ValueError, "got int"),
         (other, source, "hf", 0.0, ValueError, "3 down projections of 129 neurons"),
@@ -544,11 +544,11 @@ def test_damaged_and_missing_weights_are_named(circuit: cna.Circuit, tmp_path: P
     with pytest.raises(ValueError, match="damaged header"):
         convert(circuit, folder, tmp_path / "out")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="found neither"):
+    with pytest.raises(FileNotFoundError, match="found neither"):
         convert(circuit, folder, tmp_path / "out")
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "missing.safetensors"}}))
-    with pytest.raises(RuntimeError, match=r"expected weights in .*missing\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"expected weights in .*missing\.safetensors"):
         convert(circuit, folder, tmp_path / "out")
     index.write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
     with pytest.raises(ValueError, match="plain file names"):
@@ -618,7 +618,7 @@ def test_files_in_the_way_stay(source: Path, circuit: cna.Circuit, tmp_path: Pat
 
 def test_authors_json_errors(tmp_path: Path, circuit: cna.Circuit) -> None:
     path = tmp_path / "c.json"
-    with pytest.raises(RuntimeError, match="expected to read"):
+    with pytest.raises(FileNotFoundError, match="no such file"):
         read_authors_json(path, (2, 8))
     path.write_text("not json")
     with pytest.raises(ValueError, match="expected JSON"):

@@ -1,0 +1,86 @@
+"""Which steering is in force: the `with model.steer(...)` blocks around a call.
+
+A block belongs to the context that entered it: a thread, or an asyncio task (`asyncio.to_thread`
+takes it along). Each model sees its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import numbers
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from .. import _core
+
+Entry = tuple[_core.Intervention, "list[int] | None"]  # and the arm of each prompt; None: arm 0
+
+_OPEN: ContextVar[tuple[tuple[object, Entry], ...]] = ContextVar("cna_steering", default=())
+
+
+@contextlib.contextmanager
+def entered(owner: object, entry: Entry) -> Iterator[None]:
+    """Adds a block of `owner`, a model's own object, to this context."""
+    mine = (owner, entry)
+    _OPEN.set((*_OPEN.get(), mine))
+    try:
+        yield
+    finally:
+        _OPEN.set(tuple(block for block in _OPEN.get() if block is not mine))
+
+
+def entries(owner: object) -> list[Entry]:
+    """The blocks of `owner` that are open in this context, the outermost first."""
+    return [entry for whose, entry in _OPEN.get() if whose is owner]
+
+
+def strengths_of(multiplier: Any) -> tuple[list[float], bool]:
+    """(values, one per prompt?) of what `Model.steer` takes: any number, or one for each prompt.
+
+    Numbers of NumPy and of torch count as numbers, arrays without dimensions too.
+    """
+    alone = isinstance(multiplier, numbers.Real) or getattr(multiplier, "ndim", None) == 0
+    text = isinstance(multiplier, (str, bytes))
+    try:
+        values = [] if text else [float(m) for m in ([multiplier] if alone else multiplier)]
+    except (TypeError, ValueError):
+        values = []
+    if not values or not all(math.isfinite(v) for v in values):
+        raise ValueError(
+            f"steer: expected finite strengths, got {multiplier!r}; pass a number, or one per prompt"
+        )
+    return values, not alone
+
+
+def combined(open_blocks: Sequence[Entry], n_prompts: int) -> tuple[_core.Intervention, list[int]]:
+    """All of them as one intervention, and the arm of each prompt (empty: arm 0 for all)."""
+    for _, arms in open_blocks:
+        if arms is not None and len(arms) != n_prompts:
+            raise ValueError(
+                f"steer: expected one strength per prompt ({n_prompts}), got {len(arms)}; pass as "
+                "many strengths as prompts"
+            )
+    chosen = [
+        tuple(0 if arms is None else arms[i] for _, arms in open_blocks) for i in range(n_prompts)
+    ]
+    combinations = sorted(set(chosen))
+    total = _core.Intervention(len(combinations))
+    for part, (intervention, _) in enumerate(open_blocks):
+        total = total.then(intervention.select([c[part] for c in combinations]))
+    if len(combinations) == 1:
+        return total, []
+    return total, [combinations.index(c) for c in chosen]
+
+
+def at_positions(intervention: _core.Intervention, positions: str | int) -> _core.Intervention:
+    """The intervention at the positions that `Model.steer` knows."""
+    if isinstance(positions, str) and positions in ("all", "answer"):
+        return intervention if positions == "all" else intervention.from_last(1)
+    if isinstance(positions, int) and not isinstance(positions, bool) and positions >= 1:
+        return intervention.from_last(positions)
+    raise ValueError(
+        f"steer: expected positions 'all', 'answer' or a number of last prompt tokens, got "
+        f"{positions!r}; choose one"
+    )
