@@ -18,7 +18,8 @@ namespace {
 
 /// Of the CPU alone: at::manual_seed asks every device, also the test's own.
 void seed(uint64_t number) {
-  at::globalContext().defaultGenerator(at::kCPU).set_current_seed(number);
+  at::Generator generator = at::globalContext().defaultGenerator(at::kCPU);
+  generator.set_current_seed(number);
 }
 
 bool near(const at::Tensor& t, const Grid& g, double tolerance = 1e-13) {
