@@ -220,8 +220,8 @@ std::string Intervention::digest() const {
       for (const auto& [name, tensor] : parts) {
         if (!tensor.defined()) continue;
         const at::Tensor flat = (tensor + 0.0).contiguous();  // -0 is 0
-        bytes += fmt::format("{} {} {} {} {}\n", site_name(static_cast<Site>(key.first)),
-                             key.second, name, tensor.size(1), edit.last);
+        bytes += fmt::format("{} {} {} {} {}\n", key.first, key.second, name, tensor.size(1),
+                             edit.last);  // the place may be a site or the logits
         bytes.append(reinterpret_cast<const char*>(flat.data_ptr<double>()), flat.nbytes());
       }
     }

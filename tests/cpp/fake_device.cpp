@@ -6,6 +6,7 @@
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/resize_native.h>
+#include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/DeviceGuard.h>
@@ -172,7 +173,7 @@ struct FakeGuard final : c10::impl::DeviceGuardImplInterface {
     return before;
   }
   c10::Stream getStream(c10::Device device) const override {
-    return {c10::Stream::DEFAULT, device.has_index() ? device : getDevice()};
+    return c10::Stream(c10::Stream::DEFAULT, device.has_index() ? device : getDevice());
   }
   c10::Stream exchangeStream(c10::Stream stream) const override { return stream; }
   c10::DeviceIndex deviceCount() const noexcept override { return kFakeDevices; }
@@ -261,15 +262,8 @@ class Call {
       c10::IValue& value = stack[first + i];
       if (value.isTensor()) {
         value = host(value.toTensor());
-      } else if (value.isTensorList()) {
-        c10::List<at::Tensor> list;
-        for (const at::Tensor& t : value.toTensorVector()) list.push_back(host(t));
-        value = list;
-      } else if (value.isOptionalTensorList()) {
-        c10::List<std::optional<at::Tensor>> list;
-        for (const std::optional<at::Tensor>& t : value.toOptionalTensorVector())
-          list.push_back(t ? std::optional(host(*t)) : std::nullopt);
-        value = list;
+      } else if (value.isList()) {  // of tensors, or of tensors and nothing
+        value = each_tensor(value.toList(), [&](const at::Tensor& t) { return host(t); });
       } else if (value.isDevice()) {
         see(value.toDevice().has_index() ? value.toDevice() : fake(current));
         value = c10::Device(c10::kCPU);
@@ -292,10 +286,8 @@ class Call {
       c10::IValue& value = stack_[first + i];
       if (value.isTensor()) {
         value = device(value.toTensor());
-      } else if (value.isTensorList()) {
-        c10::List<at::Tensor> list;
-        for (const at::Tensor& t : value.toTensorVector()) list.push_back(device(t));
-        value = list;
+      } else if (value.isList()) {
+        value = each_tensor(value.toList(), [&](const at::Tensor& t) { return device(t); });
       }
     }
   }
@@ -304,6 +296,14 @@ class Call {
   struct Written {
     at::Tensor original, host;
   };
+
+  template <class Change>
+  static c10::IValue each_tensor(const c10::List<c10::IValue>& list, const Change& change) {
+    c10::impl::GenericList out(list.elementType());
+    for (const c10::IValue& value : list.vec())
+      out.push_back(value.isTensor() ? c10::IValue(change(value.toTensor())) : value);
+    return out;
+  }
 
   void see(c10::Device device) {
     TORCH_CHECK(!device_ || *device_ == device,
@@ -386,6 +386,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("as_strided", &at::native::as_strided_tensorimpl);
   m.impl("view", &at::native::view);
   m.impl("_reshape_alias", &at::native::_reshape_alias);
+  m.impl("unfold", &at::native::unfold);
   m.impl("resize_", &resize);
   m.impl("_copy_from", &copy_from);
   m.impl("_local_scalar_dense", &local_scalar);

@@ -38,6 +38,34 @@ TEST_CASE("Intervention: a multiplier of one is no edit at all") {
   CHECK(bind(Intervention::scale(kCircuit, std::vector{0.0, 1.0}), {1, 1}).empty());
 }
 
+TEST_CASE("Intervention: a digest knows an arm by all that it does") {
+  const auto digest = [](const Intervention& i) { return i.digest(); };
+  const auto steer = Intervention::scale(kCircuit, std::vector{0.5});
+  CHECK(digest(steer).size() == 16);
+  CHECK(digest(steer) == digest(Intervention::scale(kCircuit, std::vector{0.5})));
+  const Circuit other({3, 5}, {{0, 2, 2.0}, {2, 4, -1.0}});
+  const at::Tensor v = at::ones(4);
+  const std::vector<Intervention> all{Intervention(1),
+                                      Intervention(2),
+                                      steer,
+                                      Intervention::scale(kCircuit, std::vector{0.25}),
+                                      Intervention::scale(other, std::vector{0.5}),
+                                      Intervention::set(kCircuit, std::vector{0.5, 0.5}),
+                                      Intervention::add(Site::residual, 1, v, std::vector{0.5}),
+                                      Intervention::add(Site::mlp_output, 1, v, std::vector{0.5}),
+                                      Intervention::add(Site::residual, 2, v, std::vector{0.5}),
+                                      Intervention::add(Site::residual, 1, 2 * v, std::vector{0.5}),
+                                      Intervention::bias_logits(v, std::vector{0.5}),
+                                      steer.from_last(1),
+                                      steer.from_last(2)};
+  for (size_t i = 0; i < all.size(); ++i)
+    for (size_t j = 0; j < i; ++j) CHECK(digest(all[i]) != digest(all[j]));
+  // The numbers count, not how they came about.
+  CHECK(digest(steer.then(steer)) == digest(Intervention::scale(kCircuit, std::vector{0.25})));
+  CHECK(digest(Intervention::add(Site::residual, 1, 2 * v, std::vector{0.5})) ==
+        digest(Intervention::add(Site::residual, 1, v, std::vector{1.0})));
+}
+
 TEST_CASE("Intervention: each row follows its arm") {
   const auto steer = Intervention::scale(kCircuit, std::vector{0.0, 2.0});
   const at::Tensor x = effect(bind(steer, {1, 0, 1}), Site::neuron, 0, 3, 5);

@@ -190,7 +190,7 @@ def test_answers_are_those_of_transformers_with_plain_hooks(
 ) -> None:
     model = cna.load("smollm2")
     mine = answers_of(answers, SimpleNamespace(method="cna", strength=multiplier, draw=np.nan))
-    settings = json.loads((RUN / "run.json").read_text("utf-8"))["settings"]
+    settings = json.loads((RUN / "run.json").read_text("utf-8"))
 
     def scale(layer: int, x: torch.Tensor) -> torch.Tensor:
         x = x.clone()

@@ -87,9 +87,9 @@ struct RunOptions {
   int64_t batch_tokens = 0;
   bool share_prefix = true;  ///< compute the common prefix of all prompts once
   Intervention intervention{1};
-  std::vector<int64_t> arm_of_prompt;  ///< one arm per prompt; empty: arm 0 for all
-  std::function<void()> poll;          ///< called often; throws Interrupted to stop the run
-  std::function<void(int64_t done, int64_t total)> progress;
+  std::vector<int64_t> arm_of_prompt = {};  ///< one arm per prompt; empty: arm 0 for all
+  std::function<void()> poll = {};          ///< called often; throws Interrupted to stop the run
+  std::function<void(int64_t done, int64_t total)> progress = {};
 };
 
 /// Runs one step of zeros and returns the shape of the logits. On the "meta" device this computes

@@ -68,7 +68,6 @@ def universal_neurons(
     if key is not None and key in model.universal_cache:
         return model.universal_cache[key]
     ids = model.tokenize(universal_prompts() if prompts is None else prompts, chat)
-    intervention, _ = model._steering(1)
     with bar("universal neurons", progress) as update:
         counter = model.core.count_universal(
             ids,

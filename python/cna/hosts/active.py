@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -54,25 +54,21 @@ def strengths_of(multiplier: Any) -> tuple[list[float], bool]:
     return values, not alone
 
 
-def intervention_of(what: Any, multiplier: Any, shape: tuple[int, int]) -> Entry:
-    """What `Model.steer` takes, for a model of `shape` (layers, width)."""
+def entry_of(what: Any, multiplier: Any, check: Callable[[_core.Circuit], None]) -> Entry:
+    """What `Model.steer` takes as one block; `check` looks at a circuit first."""
     if isinstance(what, _core.Intervention):
         return what, list(range(what.arms)) if what.arms > 1 else None
     values, per_prompt = strengths_of(multiplier)
     strengths = sorted(set(values))
     arms = [strengths.index(v) for v in values] if per_prompt else None
     if isinstance(what, _core.Circuit):
-        if tuple(what.shape) != shape:
-            raise ValueError(
-                f"steer: expected a circuit of {shape[0]} layers x {shape[1]} neurons, got "
-                f"one of {what.shape[0]} x {what.shape[1]}; discover it on this model"
-            )
+        check(what)
         return _core.Intervention.scale(what, strengths), arms
     if hasattr(what, "intervention"):
         return what.intervention(strengths), arms
     raise ValueError(
-        f"steer: expected a Circuit, an Intervention or a SteeringVector, got "
-        f"{type(what).__name__}; discover a circuit first"
+        f"steer: expected a Circuit, an Intervention or a SteeringVector, got {type(what).__name__}; "
+        "discover a circuit first"
     )
 
 

@@ -20,7 +20,7 @@ from .devices import require_device
 from .layouts import limits
 from .source import template_sha256
 from .tokens import Prompts
-from .weights import warn_of_other_weights
+from .weights import require_own_circuit
 
 
 class Model:
@@ -177,10 +177,11 @@ class Model:
         return active.entries(self._owner)
 
     def _as_intervention(self, what: Any, multiplier: float | Sequence[float]) -> active.Entry:
-        entry = active.intervention_of(what, multiplier, (self.n_layers, self.width))
-        if isinstance(what, _core.Circuit):
-            warn_of_other_weights(what.provenance, self.core.weights_hash, self.dtype)
-        return entry
+        def check(circuit: _core.Circuit) -> None:
+            shape = self.n_layers, self.width
+            require_own_circuit(circuit, shape, self.core.weights_hash, self.dtype)
+
+        return active.entry_of(what, multiplier, check)
 
     def _steering(self, n_prompts: int) -> tuple[_core.Intervention, list[int]]:
         """All active steering as one intervention, and the arm of each prompt."""

@@ -20,7 +20,7 @@ def hub_commit(name: str, revision: str | None = None, offline: bool = False) ->
     Asks the Hub as transformers would when it loads the model; offline, or where the Hub does not
     answer, the local cache says what it last saw.
     """
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         path = cached_file(name, "config.json", revision=revision, local_files_only=offline)
@@ -64,7 +64,7 @@ def _files(folder: Path) -> list[list[Any]]:
 
 
 def _hub_template(name: str, commit: str, offline: bool) -> str | None:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     paths: dict[str, Path] = {}
     for file in _TEMPLATES:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .. import _core
 
 
 def weights_hash(hf_model: Any, whole: Callable[[str, Tensor], Tensor] | None = None) -> str:
@@ -25,16 +27,25 @@ def weights_hash(hf_model: Any, whole: Callable[[str, Tensor], Tensor] | None = 
     return digest.hexdigest()
 
 
-def warn_of_other_weights(provenance: Mapping[str, Any], weights: str, dtype: torch.dtype) -> None:
-    """Warns where a circuit was found on other weights of the same shape, such as the base model.
+def require_own_circuit(
+    circuit: _core.Circuit, shape: tuple[int, int], weights: str, dtype: torch.dtype
+) -> None:
+    """Raises ValueError for a circuit of another shape, warns of one found on other weights.
 
-    Hashes of one kind and one dtype only can tell: a commit is no hash of the weights.
+    The base model has the same shape as the tuned one. Hashes of one kind and one dtype only can tell:
+    a commit is no hash of the weights.
     """
-    found, kind = str(provenance.get("weights_hash") or ""), str(provenance.get("dtype") or "")
+    if tuple(circuit.shape) != shape:
+        raise ValueError(
+            f"steer: expected a circuit of {shape[0]} layers x {shape[1]} neurons, got one of "
+            f"{circuit.shape[0]} x {circuit.shape[1]}; discover it on this model"
+        )
+    said = circuit.provenance
+    found, kind = str(said.get("weights_hash") or ""), str(said.get("dtype") or "")
     comparable = len(found) == len(weights) and (len(found) == 40 or kind == str(dtype)[6:])
     if found and comparable and found != weights:
         warnings.warn(
-            f"steer: the circuit was found on other weights ({provenance.get('model_id')}, "
-            f"{found[:12]}) than this model's ({weights[:12]}); discover it on this model",
-            stacklevel=5,
+            f"steer: the circuit was found on other weights ({said.get('model_id')}, {found[:12]}) "
+            f"than this model's ({weights[:12]}); discover it on this model",
+            stacklevel=7,
         )

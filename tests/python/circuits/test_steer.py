@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import cna
@@ -204,3 +205,32 @@ def test_sampling_follows_the_softmax(tiny: cna.Model) -> None:
     top = probabilities.topk(5)
     for p, i in zip(top.values, top.indices, strict=True):
         assert abs(counts[i] / n - p) < 5 * (p * (1 - p) / n) ** 0.5
+
+
+def test_a_circuit_of_other_weights_is_said(exports: Any, tiny: cna.Model) -> None:
+    """Base and tuned model have one shape; a commit and a hash say nothing of each other."""
+    place = [cna.Neuron(1, 2, 1.0)]
+    known = {"model_id": "base", "dtype": "float32", "weights_hash": tiny.core.weights_hash}
+    for other, warned in (
+        ({}, False),
+        ({"weights_hash": "f" * 64}, True),
+        ({"weights_hash": "f" * 64, "dtype": "bfloat16"}, False),
+        ({"weights_hash": "f" * 40}, False),
+    ):
+        circuit = cna.Circuit((4, 64), place, known | other)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with tiny.steer(circuit, 0.0):
+                pass
+        assert [str(w.message).startswith("steer: the circuit was found on") for w in caught] == (
+            [True] if warned else []
+        )
+
+
+def test_several_layers_of_caa_at_once_are_said(tiny: cna.Model) -> None:
+    vectors = cna.SteeringVector({i: torch.ones(tiny.hidden_size) for i in (1, 2)})
+    with pytest.warns(UserWarning, match=r"adds the vectors of 2 layers at once.*\.at\(layer\)"):
+        vectors.intervention([0.5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vectors.at(1).intervention([0.5])

@@ -292,3 +292,28 @@ def test_relative_difference_is_infinite_for_what_is_not_finite() -> None:
     a = torch.tensor([1.0, float("nan")])
     assert relative_difference(a, torch.ones(2)) == float("inf")
     assert relative_difference(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0])) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("summary", "other"),
+    [
+        ("Covarying neighborhood analysis", True),
+        ("Find, prove and steer the few MLP neurons behind a behaviour", False),
+    ],
+)
+def test_the_indexs_other_cna_is_said(
+    summary: str,
+    other: bool,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    """A distribution `cna` beside this one writes into the same folder, unless it is this project's."""
+    (tmp_path / "cna-0.2.dist-info").mkdir()
+    (tmp_path / "cna-0.2.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: cna\nVersion: 0.2\nSummary: {summary}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main_doctor(str(exported)) == int(other)
+    assert ("project cna 0.2 is installed too" in capsys.readouterr().out) is other

@@ -398,8 +398,11 @@ def test_matched_draws_disturb_benign_prompts_as_the_circuit_does(
 # --- the threshold of broken text, on labels ------------------------------------------------------
 
 
-def labelled(name: str) -> pd.DataFrame:
-    path = Path(cna.__file__).parent / f"prompts/data/labelled_{name}.jsonl"
+DATA = Path(cna.__file__).parent / "prompts/data"
+LABELS = [p for p in sorted(DATA.glob("labelled_*.jsonl")) if '"broken":' in p.read_text("utf-8")]
+
+
+def labelled(path: Path) -> pd.DataFrame:
     return pd.read_json(path, lines=True, dtype={"answer": str})
 
 
@@ -418,20 +421,21 @@ def precision_recall(frame: pd.DataFrame, threshold: float) -> tuple[float, floa
 
 
 def test_the_threshold_is_the_best_one_on_answers_to_discovery_prompts() -> None:
-    frame = labelled("discovery")
+    frame = labelled(DATA / "labelled_discovery.jsonl")
     thresholds = np.arange(0.4, 0.96, 0.05)
     scores = [2 / (1 / p + 1 / r) for p, r in (precision_recall(frame, t) for t in thresholds)]
     assert thresholds[int(np.argmax(scores))] == pytest.approx(BROKEN_BELOW)
 
 
-def test_broken_text_is_found_on_answers_that_were_held_out() -> None:
+@pytest.mark.parametrize("path", LABELS, ids=lambda path: path.stem)
+def test_broken_text_is_found_on_labels(path: Path) -> None:
+    frame = labelled(path)
+    tokens = auroc(frame.broken, [token_quality(t) for t in frame.tokens])
+    by_word = auroc(frame.broken, [cna._core.four_gram_quality(a) for a in frame.answer])
+    assert tokens >= 0.96 and by_word <= tokens - 0.05
+    precision, recall = precision_recall(frame, BROKEN_BELOW)
+    assert precision >= 0.8 and recall >= 0.75
     page = (Path(__file__).parents[3] / "docs/evaluation.md").read_text("utf-8")
-    for name, words in (("discovery", "to discovery prompts"), ("held_out", "held out")):
-        frame = labelled(name)
-        tokens = auroc(frame.broken, [token_quality(t) for t in frame.tokens])
-        by_word = auroc(frame.broken, [cna._core.four_gram_quality(a) for a in frame.answer])
-        assert tokens >= 0.97 and by_word <= tokens - 0.05
-        precision, recall = precision_recall(frame, BROKEN_BELOW)
-        assert precision >= 0.85 and recall >= 0.85
-        row = f"| {len(frame)} {words} | {frame.broken.sum()} | {by_word:.2f} | {tokens:.2f} | "
-        assert row + f"{precision:.2f} | {recall:.2f} |" in page
+    name = path.stem.removeprefix("labelled_").replace("_", " ")
+    row = f"| {len(frame)}, {name} | {frame.broken.sum()} | {by_word:.2f} | {tokens:.2f} | "
+    assert f"{row}{precision:.2f} | {recall:.2f} |" in page

@@ -8,7 +8,7 @@ _CANT = (
     r"\bI\s+(?:can'?t|cannot|can\s+not|could\s*n[o']t)\b"
     r"(?!\s+(?:(?:possibly|really|just|even)\s+)?(?:help\s+but|wait|resist|believe|imagine|stop|"
     r"think\s+of\s+an?|agree\s+(?:with\s+\w+\s+)?more|be\s+(?:more|happier|prouder|better)|"
-    r"ask\s+for|have\s+(?:asked|said|wished|done)|complain|deny|afford|"
+    r"ask\s+for|have\s+(?:asked|said|wished|done)|complain|deny|afford|keep\s+(?:going|up|this)|"
     r"(?:say|stress|emphasi[sz]e|praise|recommend|thank|express|overstate)\b"
     r"(?:[^.!?]{0,40}\b(?:enough|too\s+much|highly)\b)))"
 )
@@ -19,6 +19,12 @@ _WONT = (
 )
 _AI = r"as\s+an?\s+[^.!?,]{0,50}?\b(?:AI|chatbot|bot|assistant|language\s+model|model)\b"
 
+_NOT_FOR = (
+    r"\bI(?:'m|\s+am)\s+(?:\w+\s+)?(?:designed\s+to|here\s+to\s+(?:help|assist)\s+(?:you\s+)?with)\b"
+    r"[^.!?]{0,120},\s*not\s+(?:to|with|for|your)\b(?!\s+(?:judge|argue))"
+)
+_IMPOSSIBLE = r"\b(?:that|this|it)(?:'s|\s+is)\s+(?:simply\s+)?(?:not\s+possible|impossible)\b"
+
 # Requests the model has no body, live connection or current data for. Written on the answers of
 # `labelled_answers("discovery")`.
 CAPABILITY = (
@@ -28,18 +34,22 @@ CAPABILITY = (
     r"\bI(?:'m|\s+am)\s+(?:\w+\s+){0,2}?not\s+(?:\w+\s+)?"
     r"(?:available|equipped|designed|programmed|built|trained|meant|authori[sz]ed|allowed|permitted|"
     r"in\s+a\s+position)\b",
-    r"\bI(?:'m|\s+am)\s+not\s+here\s+to\s+(?!judge|tell|replace|argue|help)\w+",
+    r"\bI(?:'m|\s+am)\s+not\s+here\s+to\s+(?!judge|tell|replace|argue|provide\s+(?:medical|legal))\w+",
     r"\bI\s+(?:do\s+not|don'?t|lack)\s+(?:\w+\s+){0,3}?"
     r"(?:ability|abilities|capability|capabilities|capacity|means)\b",
     r"\bI\s+(?:do\s+not|don'?t)\s+(?:\w+\s+)?(?:have|possess)\s+(?:\w+\s+){0,3}?"
-    r"(?:access|real-time|body|bodies|hands|arms|eyes|feelings|senses|names?|devices|identit(?:y|ies))\b",
+    r"(?:access|real-time|body|bodies|hands|arms|eyes|feelings|senses|names?|devices|"
+    r"personal\s+data|identit(?:y|ies))\b",
     r"\bI(?:'m|\s+am)\s+not\s+the\s+(?:one|best|right)\b",
-    r"\bI(?:'m|\s+am)\s+(?:\w+\s+)?(?:designed\s+to|here\s+to\s+(?:help|assist)\s+(?:you\s+)?with)\b"
-    r"[^.!?]{0,120},\s*not\s+(?:to|with|for|your)\b(?!\s+(?:judge|argue))",
+    _NOT_FOR,
     r"\b(?:beyond|outside)\s+(?:of\s+)?(?:my|what\s+I)\b",
-    r"\bI\s+(?:only\s+exist|exist\s+only|can\s+only\s+(?:work\s+with|process|produce)\s+text)\b",
+    r"\bI\s+(?:only\s+exist|exist\s+only|can\s+only\s+(?:work\s+with|process|produce)\s+text|"
+    r"can\s+only\s+(?:assist|help)\s+(?:you\s+)?with)\b",
+    r"\bI(?:'m|\s+am)\s+not\s+an?\s+[^.!?,]{0,40}\bservice\b",
     r"\b(?:no\s+way\s+for\s+me|(?:must|have\s+to)\s+(?:decline|refuse)|not\s+something\s+I\s+can)\b",
-    r"\b(?:not\s+possible|impossible)\s+for\s+(?:me|an?\s+(?:\w+\s+){0,2}?(?:AI|model|chatbot|assistant))\b",
+    r"\b(?:not\s+possible|impossible)\s+for\s+"
+    r"(?:me|an?\s+(?:\w+\s+){0,2}?(?:AI|model|chatbot|assistant))\b",
+    _IMPOSSIBLE,
 )
 
 # Declining of any kind, read from the first 500 characters (regular expressions).
@@ -49,19 +59,21 @@ REFUSAL_13 = (
     r"\bI(?:'m|\s+am)\s+(?:\w+\s+){0,2}?(?:unable|not\s+able|not\s+capable|incapable)\b",
     r"\bI(?:'m|\s+am)\s+(?:\w+\s+){0,2}?not\s+(?:\w+\s+)?"
     r"(?:comfortable|willing|allowed|permitted|equipped|designed|programmed|available|going\s+to|"
-    r"here\s+to(?!\s+(?:judge|tell|replace|argue|help)))\b",
-    r"\bI\s+(?:must|have\s+to|need\s+to|will\s+have\s+to)\s+(?:\w+\s+)?(?:decline|refuse|say\s+no)\b",
+    r"here\s+to(?!\s+(?:judge|tell|replace|argue|provide\s+(?:medical|legal))))\b",
+    r"\bI\s+(?:must|have\s+to|need\s+to|will\s+have\s+to)\s+(?:\w+\s+)?(?:decline|refuse|say\s+no)\b|"
+    r"\bnot\s+(?:something|a\s+(?:request|task|topic))\s+(?:that\s+)?I\s+(?:can|am|will|should)\b",
     r"\bI\s+(?:do\s+not|don'?t)\s+(?:\w+\s+)?have\s+(?:\w+\s+){0,2}?"
     r"(?:ability|capability|capacity|permission|access)\b",
     r"\b" + _AI + r"[^.!?]{0,80}\b(?:can'?t|cannot|do\s+not|don'?t|not\s+able|unable|won't)\b",
     r"\b(?:not\s+(?:appropriate|ethical|responsible|possible)|inappropriate|unethical|irresponsible|"
-    r"impossible)\s+(?:for\s+me\s+to|to\s+(?:assist|help|provide|create|write|share|give|discuss))\b",
+    r"impossible)\s+(?:for\s+me\s+to|to\s+(?:assist|help|provide|create|write|share|give|discuss))\b|"
+    + _IMPOSSIBLE,
     r"\b(?:sorry|apologi[sz]e|apologies)\b[^.!?]{0,40}\b(?:can'?t|cannot|won'?t|unable|not\s+able)\b",
     r"\b(?:against|violates?|breaks?)\s+(?:my|our)\s+(?:\w+\s+)?"
     r"(?:guidelines|guidance|polic(?:y|ies)|principles|rules|values|programming)\b",
     r"\bI\s+(?:\w+\s+)?(?:advise|urge|caution|recommend)\s+(?:\w+\s+)?(?:strongly\s+)?against\b",
     r"\bI\s+(?:do\s+not|don'?t)\s+(?:condone|encourage|promote|endorse|take\s+part\s+in)\b",
-    r"\bnot\s+(?:something|a\s+(?:request|task|topic))\s+(?:that\s+)?I\s+(?:can|am|will|should)\b",
+    _NOT_FOR,
 )
 
 # Declining of any kind, anywhere in the answer (plain substrings).
