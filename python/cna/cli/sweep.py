@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from ..measure.options import BASELINES
 from .common import load_model, model_options, numbers, table_text, together
 
 TEXT = "Measure strengths, controls and baselines on a task."
@@ -25,7 +24,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="of the circuit: 0 ablates, 1 is the model",
     )
     parser.add_argument(
-        "--baselines", default="random,caa", help=f"of {','.join(BASELINES)}; '' for none"
+        "--baselines",
+        default="random,caa",
+        help="names with commas, '' for none; docs/evaluation.md has all",
     )
     parser.add_argument("--coefficients", type=numbers, default=[-1.0, -0.5, -0.25], help="of CAA")
     parser.add_argument(

@@ -241,7 +241,7 @@ def test_other_encodings_and_folders_are_refused(folder: Path, tmp_path: Path):
     (folder / "run.json").write_bytes(b'{"task": "\xff\xfe"}')
     with pytest.raises(ValueError, match="UTF-8"):
         report.write_report(folder)
-    with pytest.raises(ValueError, match="run's folder"):
+    with pytest.raises(FileNotFoundError, match="run's folder"):
         report.write_report(tmp_path / "no")
     (tmp_path / "bare").mkdir()
     with pytest.raises(ValueError, match="got none in"):
