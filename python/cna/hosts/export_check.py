@@ -121,7 +121,10 @@ def _same_residual(core: _core.Model, plain: Plain) -> bool:
     """
     if not core.has_residual_sites or not plain.residual:
         return False
-    got = core.record(plain.prompts, "residual", share_prefix=False)
+    try:
+        got = core.record(plain.prompts, "residual", share_prefix=False)
+    except _core.NonFiniteError:
+        return not plain.finite
     return close(got, torch.stack(plain.residual), plain.limit)
 
 
