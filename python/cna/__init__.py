@@ -32,6 +32,7 @@ from .circuits import (
     UniversalNeurons,
     caa,
     caa_mlp,
+    contributions,
     discover,
     random_like,
     record,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .contribution import contributions
 from .discovery import discover
 from .random_control import random_like
 from .recording import record
