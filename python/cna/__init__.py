@@ -83,6 +83,7 @@ __all__ = [
     "caa",
     "caa_mlp",
     "compare",
+    "contributions",
     "convert",
     "discover",
     "doctor",

@@ -14,6 +14,7 @@ __all__ = [
     "UniversalNeurons",
     "caa",
     "caa_mlp",
+    "contributions",
     "discover",
     "mean_difference",
     "random_like",

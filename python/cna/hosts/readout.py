@@ -1,7 +1,7 @@
 """What a module's weights say: what its neurons write, and how the answer is read off the stream.
 
-Norms are not told by their class: their gain is measured on the module, so that a gain stored as 1 + w, a
-LayerNorm or a quantised layer read alike. Which norm stands where is seen in one short pass.
+Norms are not told by their class: their gain is measured on the module, so that a gain stored as 1 + w,
+a LayerNorm or a quantised layer read alike. Which norm stands where is seen in one short pass.
 """
 
 from __future__ import annotations
