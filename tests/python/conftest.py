@@ -62,7 +62,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gpt_neox": ("GPTNeoX", {**SMALL, **IDS, **LONG, "num_attention_heads": 4}),
 }
-# Compiling takes longest: one on every push. The others (two attention masks, transposed weights): nightly.
+# Compiling takes longest: one on every push. The others (two masks, transposed weights ...): nightly.
 AOTI_ON_PUSH = ("llama",)
 
 

@@ -37,6 +37,7 @@ from .export_check import (
 from .generation_settings import generation_settings
 from .hf_model import check_exportable, eos_ids, max_positions
 from .plain import evaluating
+from .readout import readout_of
 from .sites import layer_width, require_numbered, running_sites
 from .source import template_sha256
 from .step import quiet_transformers
@@ -94,7 +95,9 @@ class _Step:
 
 def _write_torchscript(step: _Step, folder: Path, pattern: str) -> tuple[dict[str, Any], Any]:
     archive = folder / torchscript.ARCHIVE
-    traced = torchscript.trace(step.hf_model, step.masks, step.inputs(rows=2, new=5, past=3))
+    readout = readout_of(step.hf_model, step.downs)
+    example = step.inputs(rows=2, new=5, past=3)
+    traced = torchscript.trace(step.hf_model, step.masks, example, readout)
     step.require_equal(guarded(traced), "traced")
     torchscript.save(traced, archive)
     try:
@@ -106,7 +109,8 @@ def _write_torchscript(step: _Step, folder: Path, pattern: str) -> tuple[dict[st
         ) from None
     require_numbered(sites["neuron_sites"], "export")
     about = {k: sites[k] for k in ("n_layers", "width", "hidden_size")}
-    return about | {"archive": archive.name}, traced
+    unembedding = "" if readout is None else f"model.{readout.head_name}.weight"
+    return about | {"archive": archive.name, "unembedding": unembedding}, traced
 
 
 def _write_aoti(step: _Step, folder: Path, pattern: str) -> tuple[dict[str, Any], Any]:

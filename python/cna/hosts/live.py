@@ -25,6 +25,7 @@ from .live_step import WholeStep, choose_step
 from .model import Model
 from .placement import input_device, is_dtensor, ranks, require_movable, safe_hash
 from .plain import Plain, evaluating
+from .readout import readout_of
 from .shard import Shard, shard_of
 from .sites import down_projections, layer_above, layer_width, running_sites
 
@@ -243,7 +244,9 @@ def _open(step: _LiveStep, about: dict[str, Any], plain: Plain, found: Layouts) 
             "cache_devices": [str(device) for device in step.step.devices],
             "layouts": dataclasses.asdict(layouts),
         }
-        return _core.Model.live(info, step.forward, step.move)
+        known = readout_of(step.hf_model, step.downs)
+        weights = None if known is None else (known.write, known.parts)
+        return _core.Model.live(info, step.forward, step.move, weights)
 
     if step.step.cache:
         core = settle(make, plain, found)
