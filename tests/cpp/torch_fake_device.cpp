@@ -169,8 +169,8 @@ Numbers numbers(Model& model, int64_t end, bool all = true) {
   out.universal = counter.universal(0.5, 5);
   const std::span<const TokenIds> prompts(kPrompts);
   DiscoverOptions options{.k = 6, .universal = out.universal};
-  for (const bool by_effect : {false, true}) {
-    options.rank_by_effect_size = by_effect;
+  for (const Ranking ranking : {Ranking::mean_difference, Ranking::effect_size}) {
+    options.ranking = ranking;
     const Circuit found = discover(model, prompts.first(4), prompts.subspan(4), options);
     for (const Neuron& neuron : found.neurons()) out.circuit.push_back(neuron.id());
   }
