@@ -3,31 +3,11 @@
 #include <ATen/ATen.h>
 
 #include "cna/error.hpp"
+#include "cna/torch/contribution.hpp"
 #include "cna/version.hpp"
+#include "two_sets.hpp"
 
 namespace cna {
-namespace {
-
-/// Two sets of prompts as one job, so that both share their common prefix.
-struct TwoSets {
-  std::vector<TokenIds> prompts;     ///< positive, then negative
-  std::vector<int> group_of_prompt;  ///< 0 or 1
-
-  TwoSets(const char* function, std::span<const TokenIds> positive,
-          std::span<const TokenIds> negative)
-      : prompts(positive.begin(), positive.end()), group_of_prompt(positive.size(), 0) {
-    if (positive.empty() || negative.empty()) {
-      throw_value_error(
-          "{}: expected prompts in both sets, got {} positive and {} negative; pass "
-          "at least one of each",
-          function, positive.size(), negative.size());
-    }
-    prompts.insert(prompts.end(), negative.begin(), negative.end());
-    group_of_prompt.resize(prompts.size(), 1);
-  }
-};
-
-}  // namespace
 
 DeviceContrast device_contrast(Model& model, std::span<const TokenIds> positive,
                                std::span<const TokenIds> negative, const RunOptions& options,
@@ -57,7 +37,9 @@ Provenance detail::discovery_provenance(const ModelInfo& model, int64_t k, int64
       {"dtype", json_string(c10::getDtypeNames(model.dtype).first)},
       {"k", fmt::format("{}", k)},
       {"fraction", options.k ? "null" : fmt::format("{}", options.fraction)},
-      {"ranking", options.rank_by_effect_size ? "\"effect_size\"" : "\"mean_difference\""},
+      {"ranking", json_string(ranking_name(options.ranking))},
+      {"penalty",
+       options.ranking == Ranking::contribution ? fmt::format("{}", options.penalty) : "null"},
       {"positive_prompts", fmt::format("{}", positive)},
       {"negative_prompts", fmt::format("{}", negative)},
       {"universal_neurons", fmt::format("{}", options.universal.size())},
@@ -73,8 +55,14 @@ Circuit discover(Model& model, std::span<const TokenIds> positive,
   else if (*discovery.k < 1 || *discovery.k > model.shape().size())
     throw_value_error("discover: expected k between 1 and {} neurons, got {}; choose another k",
                       model.shape().size(), *discovery.k);
-  Circuit circuit =
-      select_circuit(model.info(), device_contrast(model, positive, negative, options), discovery);
+  const auto found = [&] {
+    if (discovery.ranking != Ranking::contribution)
+      return select_circuit(model.info(), device_contrast(model, positive, negative, options),
+                            discovery);
+    const ContributionParts parts = contribution_parts(model, positive, negative, options);
+    return select_circuit(model.info(), parts.contrast, parts.score(discovery.penalty), discovery);
+  };
+  Circuit circuit = found();
   circuit.provenance()["prompt_hash"] = json_string(prompt_hash(positive, negative));
   return circuit;
 }

@@ -136,6 +136,7 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
   for (int64_t layer = 0; layer < out.layers; ++layer) {
     const Linear& site = sites[static_cast<size_t>(layer)];
     out.neuron_sites.push_back(site.path);
+    out.by_rows.push_back(site.by_rows);
     jit::Node* tap = insert_tap(graph, site.input, taps, slot(Site::neuron, layer), site.taker);
     site.taker->replaceInput(site.input_slot, tap->output());
     tap_after(graph, projection_output(site), taps, slot(Site::mlp_output, layer));

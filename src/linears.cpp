@@ -19,17 +19,19 @@ std::optional<std::string> attribute_path(const jit::Value* value) {
   return path;
 }
 
-namespace {
-
 at::Tensor attribute(const jit::Module& module, const std::string& path) {
   c10::IValue value = module._ivalue();
   for (size_t from = 0; from <= path.size();) {
     const size_t dot = std::min(path.find('.', from), path.size());
-    value = value.toObject()->getAttr(path.substr(from, dot - from));
+    const std::string name = path.substr(from, dot - from);
+    if (!value.isObject() || !value.toObject()->type()->hasAttribute(name)) return {};
+    value = value.toObject()->getAttr(name);
     from = dot + 1;
   }
   return value.isTensor() ? value.toTensor() : at::Tensor();
 }
+
+namespace {
 
 std::string without_suffix(const std::string& path, const std::string& suffix) {
   return path.ends_with(suffix) ? path.substr(0, path.size() - suffix.size()) : path;
@@ -62,8 +64,9 @@ std::optional<Linear> as_linear(const jit::Module& module, jit::Node* node) {
   const at::Tensor w = attribute(module, *path);
   if (!w.defined() || w.dim() != 2) return std::nullopt;
   by_rows ^= transposed;
-  Linear out{node, without_suffix(*path, ".weight"), node->input(input),      input,
-             node, w.size(by_rows ? 1 : 0),          w.size(by_rows ? 0 : 1), w.scalar_type()};
+  Linear out{node,   without_suffix(*path, ".weight"), node->input(input),      input,
+             node,   w.size(by_rows ? 1 : 0),          w.size(by_rows ? 0 : 1), w.scalar_type(),
+             by_rows};
   // GPT-2 flattens [rows, tokens, width] for addmm: the tap goes before the view.
   const auto before = out.input->node()->kind();
   if (kind != c10::aten::linear && (before == c10::aten::view || before == c10::aten::reshape)) {

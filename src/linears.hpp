@@ -19,7 +19,11 @@ struct Linear {
   int64_t width;
   int64_t hidden;
   at::ScalarType dtype;
+  bool by_rows;  // the weight is [hidden, width], as nn.Linear stores it
 };
+
+/// A tensor of the module by its attributes' path; undefined where the path names none.
+[[nodiscard]] at::Tensor attribute(const ::torch::jit::Module& module, const std::string& path);
 
 /// Path of a value read from the module by attributes: "model.layers.0.mlp.down_proj.weight".
 [[nodiscard]] std::optional<std::string> attribute_path(const ::torch::jit::Value* value);

@@ -65,6 +65,7 @@ Manifest read_manifest(const std::filesystem::path& folder) {
     out.weights_hash = json.at("weights_hash").get<std::string>();
     out.dtype = json.at("dtype").get<std::string>();
     out.tap_pattern = json.at("tap_pattern").get<std::string>();
+    out.unembedding = json.value("unembedding", std::string());
     out.layers = count("n_layers", 1);
     out.width = count("width", 1);
     out.hidden = count("hidden_size", 1);

@@ -6,6 +6,7 @@
 
 #include "cna/error.hpp"
 #include "cna/torch/tap.hpp"
+#include "finite.hpp"
 #include "run.hpp"
 #include "step_error.hpp"
 
@@ -34,16 +35,21 @@ void require_finite(const std::vector<Recorded>& parts, std::span<const int64_t>
 }
 
 /// Runs one batch; the recordings of all wanted sites, by site, then layer.
-std::vector<Recorded> run_batch(Run& run, const Batch& batch, std::span<const Site> sites) {
+/// @param logits  where to put those behind each prompt, float32 [rows, vocab]; null: not wanted
+std::vector<Recorded> run_batch(Run& run, const Batch& batch, std::span<const Site> sites,
+                                at::Tensor* logits) {
   const auto rows = static_cast<int64_t>(batch.rows.size());
   const at::Tensor last = at::full({1}, batch.ids.size(1) - 1, batch.ids.options());
   const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), last);
   Taps& taps = run.host().taps();
   taps.record(sites);
-  if (std::all_of(sites.begin(), sites.end(), [](Site s) { return s == Site::neuron; }))
+  const auto early = [](Site s) { return s == Site::neuron; };
+  if (logits == nullptr && std::all_of(sites.begin(), sites.end(), early)) {
     run.host().run_to_last_tap(step);
-  else
-    (void)run.host().logits(step);
+  } else {
+    const at::Tensor out = run.logits(step).select(1, 0);
+    if (logits != nullptr) *logits = out.to(run.info().device, at::kFloat);
+  }
   std::vector<at::Tensor> slots = taps.take_recorded();
   taps.record({});
   std::vector<Recorded> out;
@@ -108,7 +114,7 @@ void record_layers(Model& model, std::span<const TokenIds> prompts, std::span<co
   std::vector<Site> sites(wanted.begin(), wanted.end());
   std::sort(sites.begin(), sites.end());
   sites.erase(std::unique(sites.begin(), sites.end()), sites.end());
-  if (sites.back() == Site::residual && !run.info().residual_sites)
+  if (!sites.empty() && sites.back() == Site::residual && !run.info().residual_sites)
     throw_value_error(
         "record: expected a model whose residual stream was found, got one where it was "
         "not; record site 'mlp_output' instead");
@@ -117,11 +123,19 @@ void record_layers(Model& model, std::span<const TokenIds> prompts, std::span<co
   for (const Batch& batch : run.batches()) {
     run.report(done, static_cast<int64_t>(prompts.size()));
     run.steer(batch.rows);
-    std::vector<Recorded> parts = run_batch(run, batch, sites);
+    at::Tensor logits;
+    std::vector<Recorded> parts =
+        run_batch(run, batch, sites, sink.wants_logits() ? &logits : nullptr);
     require_finite(parts, batch.rows);
     for (Recorded& part : parts) {
       sink.take(part.site, part.layer, batch.rows, part.activations);
       part.activations = at::Tensor();  // no layer stays longer than it is needed
+    }
+    if (logits.defined()) {
+      const at::Tensor bad = meaningless(logits).to(at::kCPU);
+      for (size_t i = 0; i < batch.rows.size(); ++i)
+        if (bad.data_ptr<bool>()[i]) throw_meaningless("record", batch.rows[i], 0);
+      sink.take_logits(batch.rows, logits);
     }
     sink.end_batch();
     done += static_cast<int64_t>(batch.rows.size());

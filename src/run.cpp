@@ -16,13 +16,6 @@ namespace {
 
 constexpr int64_t kAllArms = -1;
 
-std::vector<TapEdit> select(const std::vector<TapEdit>& edits, const at::Tensor& rows) {
-  std::vector<TapEdit> out;
-  out.reserve(edits.size());
-  for (const TapEdit& edit : edits) out.push_back(edit.select(rows));
-  return out;
-}
-
 }  // namespace
 
 /// Where the rows of a batch find the prefix's keys and values.
@@ -95,7 +88,13 @@ std::vector<int64_t> Run::arms(std::span<const int64_t> rows) const {
   return out;
 }
 
-const std::vector<TapEdit>& Run::bound(int64_t arm) {
+Run::Steering Run::Steering::select(const at::Tensor& rows) const {
+  Steering out{{}, bias.defined() && bias.size(0) > 1 ? bias.index_select(0, rows) : bias};
+  for (const TapEdit& edit : edits) out.edits.push_back(edit.select(rows));
+  return out;
+}
+
+const Run::Steering& Run::bound(int64_t arm) {
   const auto [place, absent] = bound_.try_emplace(arm);
   if (absent) {
     std::vector<int64_t> arms{arm};
@@ -103,35 +102,32 @@ const std::vector<TapEdit>& Run::bound(int64_t arm) {
       arms.resize(static_cast<size_t>(options_.intervention.arms()));
       std::iota(arms.begin(), arms.end(), int64_t{0});
     }
-    place->second =
-        options_.intervention.bind(arms, info().shape.layers, info().dtype, info().device);
+    const Intervention& all = options_.intervention;
+    place->second = {all.bind(arms, info().shape.layers, info().dtype, info().device),
+                     all.logit_bias(arms, info().device)};
   }
   return place->second;
 }
 
 void Run::steer(std::span<const int64_t> rows) {
   const std::vector<int64_t> arm = arms(rows);
-  // Rows of one arm share its edit; else each takes its own from all arms, on the device.
-  if (std::all_of(arm.begin(), arm.end(), [&](int64_t a) { return a == arm[0]; })) {
-    edits_ = bound(arm[0]);
-  } else if (const std::vector<TapEdit>& all = bound(kAllArms); all.empty()) {
-    edits_.clear();
-  } else {
-    edits_ = select(all, at::tensor(arm, at::kLong).to(info().device));
-  }
-  host().taps().set_edits(edits_);
-  bias_ = options_.intervention.logit_bias(arm, info().device);
+  // Rows of one arm share its edits; else each takes its own from all arms, on the device.
+  if (std::all_of(arm.begin(), arm.end(), [&](int64_t a) { return a == arm[0]; }))
+    steering_ = bound(arm[0]);
+  else
+    steering_ = bound(kAllArms).select(at::tensor(arm, at::kLong).to(info().device));
+  host().taps().set_edits(steering_.edits);
 }
 
 void Run::keep_rows(const at::Tensor& rows) {
-  edits_ = select(edits_, rows);
-  host().taps().set_edits(edits_);
-  if (bias_.defined() && bias_.size(0) > 1) bias_ = bias_.index_select(0, rows);
+  steering_ = steering_.select(rows);
+  host().taps().set_edits(steering_.edits);
 }
 
 at::Tensor Run::logits(const Step& step) {
   at::Tensor out = host().logits(step);
-  return bias_.defined() ? out.to(at::kFloat) + bias_.to(out.device()) : out;
+  const at::Tensor& bias = steering_.bias;
+  return bias.defined() ? out.to(at::kFloat) + bias.to(out.device()) : out;
 }
 
 int64_t Run::end_of(int64_t row) const {
@@ -177,7 +173,7 @@ void Run::compute_prefix() {
   std::iota(rows.begin(), rows.end(), int64_t{0});
   step.cache = cache(rows, prefix);
   if (last_ > 0) host().taps().set_places(at::full({arms, prefix}, last_ + 1, longs));
-  host().taps().set_edits(bound(arms == 1 ? 0 : kAllArms));
+  host().taps().set_edits(bound(arms == 1 ? 0 : kAllArms).edits);
   host().run_to_last_tap(step);
   prefix_cache_ = step.cache;
   prefix_ = prefix;

@@ -49,10 +49,17 @@ class Run {
 
  private:
   struct PrefixPlaces;
+  /// What changes activations and logits of some rows, on the device.
+  struct Steering {
+    std::vector<TapEdit> edits;
+    at::Tensor bias;  // of the logits, [rows or 1, 1, vocab], undefined: none
+
+    [[nodiscard]] Steering select(const at::Tensor& rows) const;
+  };
   void compute_prefix();
   [[nodiscard]] int64_t end_of(int64_t row) const;
-  /// Edits of one arm for all rows, or of all arms in their order; uploaded once in a run.
-  const std::vector<TapEdit>& bound(int64_t arm);
+  /// That of one arm for all rows, or of all arms in their order; uploaded once in a run.
+  const Steering& bound(int64_t arm);
   [[nodiscard]] PrefixPlaces prefix_places(std::span<const int64_t> rows) const;
 
   Model& model_;
@@ -63,9 +70,8 @@ class Run {
   std::span<const int64_t> ends_;
   int64_t last_;  // tokens at a prompt's end that an edit treats apart; 0: none does
   int64_t prefix_ = 0;
-  std::map<int64_t, std::vector<TapEdit>> bound_;
-  std::vector<TapEdit> edits_;            // of the batch under way
-  at::Tensor bias_;                       // of the logits, [rows or 1, 1, vocab], undefined: none
+  std::map<int64_t, Steering> bound_;
+  Steering steering_;                     // of the batch under way
   std::vector<at::Tensor> prefix_cache_;  // [arms, heads, prefix, dim]
 };
 

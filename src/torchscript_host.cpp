@@ -9,6 +9,7 @@
 #include "cna/error.hpp"
 #include "cna/torch/graft.hpp"
 #include "cna/torch/host.hpp"
+#include "linears.hpp"
 #include "step_error.hpp"
 #include "taps_handle.hpp"
 
@@ -31,6 +32,23 @@ class TorchScriptHost final : public Host {
   }
 
   ModelInfo& editable_info() { return info_; }
+  void set_unembedding(std::string path) { unembedding_ = std::move(path); }
+
+  [[nodiscard]] Write write(int64_t layer) override {
+    if (unembedding_.empty()) return Host::write(layer);
+    const auto l = static_cast<size_t>(layer);
+    const at::Tensor weight = attribute(module_, graph_.neuron_sites.at(l) + ".weight");
+    const at::Tensor gains = attribute(module_, "cna_post_gains");
+    if (!weight.defined()) return Host::write(layer);
+    return {graph_.by_rows.at(l) ? weight : weight.t(),
+            gains.defined() && gains.numel() > 0 ? gains[layer] : at::Tensor()};
+  }
+  [[nodiscard]] Readout readout() override {
+    const at::Tensor head = attribute(module_, unembedding_);
+    const at::Tensor gain = attribute(module_, "cna_final_gain");
+    if (unembedding_.empty() || !head.defined() || !gain.defined()) return Host::readout();
+    return {head, gain, attribute(module_, "cna_final_centred").numel() > 0};
+  }
   [[nodiscard]] Taps& taps() override { return *handle_->taps; }
 
   at::Tensor logits(const Step& step) override {
@@ -121,6 +139,7 @@ class TorchScriptHost final : public Host {
   bool exported_;
   c10::intrusive_ptr<TapsHandle> handle_;
   jit::Code forward_, record_;
+  std::string unembedding_;
 };
 
 jit::Module load_archive(const std::filesystem::path& file) {
@@ -183,6 +202,7 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
         arguments, path.string());
   }
   auto host = std::make_unique<TorchScriptHost>(std::move(module), std::move(graph), exported);
+  host->set_unembedding(manifest.unembedding);
   ModelInfo& info = host->editable_info();
   info.id = exported ? manifest.model_id : path.filename().string();
   info.weights_hash = manifest.weights_hash;

@@ -36,6 +36,7 @@ struct Manifest {
   std::string weights_hash;                    ///< revision or hash of the weights, for provenance
   std::string dtype;                           ///< "float32", "bfloat16" or "float16"
   std::string tap_pattern;                     ///< empty: the default pattern
+  std::string unembedding;  ///< path of the unembedding in the archive; empty: not known
   int64_t layers = 0;
   int64_t width = 0;
   int64_t hidden = 0;

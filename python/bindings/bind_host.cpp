@@ -35,8 +35,11 @@ ModelInfo info_from(const py::dict& d) {
 }
 
 /// Calls Python with the GIL held; the callables live as long as the host.
-std::unique_ptr<Host> live_host(const py::dict& info, const py::function& forward,
-                                const py::function& move) {
+/// @param weights  write(layer) -> (weight, gain or None), readout() -> (unembedding, gain,
+///                 centred), or None
+std::unique_ptr<Host> live_host(
+    const py::dict& info, const py::function& forward, const py::function& move,
+    const std::optional<std::pair<py::function, py::function>>& weights) {
   // Released under the GIL, wherever the last owner is.
   const auto keep = [](const py::function& f) {
     return std::shared_ptr<py::function>(new py::function(f), [](py::function* held) {
@@ -53,7 +56,23 @@ std::unique_ptr<Host> live_host(const py::dict& info, const py::function& forwar
     py::gil_scoped_acquire gil;
     (*f)(device.str());
   };
-  return std::make_unique<LiveHost>(info_from(info), std::move(run), std::move(to));
+  LiveWeights known;
+  if (weights) {
+    known.write = [f = keep(weights->first)](int64_t layer) {
+      py::gil_scoped_acquire gil;
+      const auto [weight, gain] =
+          py::cast<std::pair<at::Tensor, std::optional<at::Tensor>>>((*f)(layer));
+      return Write{weight, gain.value_or(at::Tensor())};
+    };
+    known.readout = [f = keep(weights->second)] {
+      py::gil_scoped_acquire gil;
+      const auto [unembedding, gain, centred] =
+          py::cast<std::tuple<at::Tensor, at::Tensor, bool>>((*f)());
+      return Readout{unembedding, gain, centred};
+    };
+  }
+  return std::make_unique<LiveHost>(info_from(info), std::move(run), std::move(to),
+                                    std::move(known));
 }
 
 }  // namespace
@@ -99,10 +118,11 @@ py::class_<Model> bind_host(py::module_& m) {
           "Opens an exported folder, or any traced TorchScript language model.")
       .def_static(
           "live",
-          [](const py::dict& info, const py::function& forward, const py::function& move) {
-            return Model(live_host(info, forward, move));
+          [](const py::dict& info, const py::function& forward, const py::function& move,
+             const std::optional<std::pair<py::function, py::function>>& weights) {
+            return Model(live_host(info, forward, move, weights));
           },
-          py::arg("info"), py::arg("forward"), py::arg("move"),
+          py::arg("info"), py::arg("forward"), py::arg("move"), py::arg("weights") = py::none(),
           "A model that Python runs: forward(ids, mask, positions, keep, cache, taps) -> logits.")
       .def(
           "to",

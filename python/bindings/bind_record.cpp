@@ -2,6 +2,7 @@
 
 #include "bindings.hpp"
 #include "cna/error.hpp"
+#include "cna/torch/contribution.hpp"
 #include "cna/torch/control.hpp"
 #include "cna/torch/discover.hpp"
 #include "cna/torch/steering_vector.hpp"
@@ -34,13 +35,16 @@ DiscoverOptions discover_options(double fraction, std::optional<int64_t> k, cons
   out.fraction = fraction;
   out.k = k;
   for (const auto& [layer, index] : universal) out.universal.push_back({layer, index});
-  if (ranking != "mean_difference" && ranking != "effect_size")
-    throw_value_error(
-        "discover: expected ranking 'mean_difference' or 'effect_size', got '{}'; choose "
-        "one",
-        ranking);
-  out.rank_by_effect_size = ranking == "effect_size";
-  return out;
+  for (const Ranking known :
+       {Ranking::mean_difference, Ranking::effect_size, Ranking::contribution}) {
+    if (ranking != ranking_name(known)) continue;
+    out.ranking = known;
+    return out;
+  }
+  throw_value_error(
+      "discover: expected ranking 'mean_difference', 'effect_size' or 'contribution', got '{}'; "
+      "choose one",
+      ranking);
 }
 
 void bind_universal(py::module_& m) {
@@ -154,15 +158,31 @@ void bind_record(py::module_& m, py::class_<Model>& model) {
       "discover",
       [](Model& self, const Prompts& positive, const Prompts& negative, double fraction,
          std::optional<int64_t> k, const Places& universal, const std::string& ranking,
+         double penalty, const std::string& side, std::pair<int64_t, int64_t> layers,
          const py::kwargs& run) {
         const RunOptions options = run_options(run);
-        const auto discovery = discover_options(fraction, k, universal, ranking);
+        DiscoverOptions discovery = discover_options(fraction, k, universal, ranking);
+        discovery.penalty = penalty;
+        if (!side.empty()) discovery.side = side == "positive" ? Side::positive : Side::both;
+        discovery.layers = {layers.first, layers.second};
         py::gil_scoped_release release;
         return discover(self, positive, negative, discovery, options);
       },
       py::arg("positive"), py::arg("negative"), py::arg("fraction") = 0.001,
       py::arg("k") = py::none(), py::arg("universal") = Places(),
-      py::arg("ranking") = "mean_difference");
+      py::arg("ranking") = "mean_difference", py::arg("penalty") = 0.1, py::arg("side") = "",
+      py::arg("layers") = std::pair<int64_t, int64_t>(0, -1));
+  model.def(
+      "contributions",
+      [](Model& self, const Prompts& positive, const Prompts& negative, double penalty,
+         const py::kwargs& run) {
+        const RunOptions options = run_options(run);
+        py::gil_scoped_release release;
+        const ContributionParts parts = contribution_parts(self, positive, negative, options);
+        return std::pair(parts.score(penalty).to(at::kCPU), parts.direction.to(at::kCPU));
+      },
+      py::arg("positive"), py::arg("negative"), py::arg("penalty") = 0.1,
+      "(score [n_layers, width], direction [hidden]), float64.");
   model.def(
       "select",
       [](const Model& self, const py::dict& positive, const py::dict& negative, double fraction,

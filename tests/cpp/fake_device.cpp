@@ -1,6 +1,7 @@
 #include "fake_device.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/ops/_reshape_alias_native.h>
@@ -185,6 +186,11 @@ struct FakeHooks final : at::PrivateUse1HooksInterface {
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   c10::DeviceIndex deviceCount() const override { return kFakeDevices; }
   c10::DeviceIndex getCurrentDevice() const override { return current; }
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
+    static const at::Generator generator =
+        at::detail::createCPUGenerator();  // at::manual_seed asks
+    return generator;
+  }
 };
 
 // --- what moves memory

@@ -89,13 +89,15 @@ Circuit circuit_of(GridShape shape) {
 }
 
 /// Arms that change neurons of both layers, the residual stream of one, and the MLP's output of one
-/// from the prompt's last two tokens on.
+/// from the prompt's last two tokens on, and logits.
 Intervention arms_of(const ModelInfo& info) {
   const std::vector<double> m = {1.0, 0.0, -2.0}, c = {0.0, 1.0, -1.0};
+  const int64_t vocab = info.vocab > 0 ? info.vocab : kVocab;  // a bare file does not say
   const at::Tensor vector = at::linspace(-1.0, 1.0, info.hidden, at::kDouble);
   return Intervention::scale(circuit_of(info.shape), m)
       .then(Intervention::add(Site::residual, 1, vector, c))
-      .then(Intervention::add(Site::mlp_output, 0, vector.flip(0), c).from_last(2));
+      .then(Intervention::add(Site::mlp_output, 0, vector.flip(0), c).from_last(2))
+      .then(Intervention::bias_logits(at::linspace(-1.0, 1.0, vocab, at::kDouble), c));
 }
 
 RunOptions steered(const ModelInfo& info) {
@@ -159,6 +161,9 @@ Numbers numbers(Model& model, int64_t end, bool all = true) {
   }
   const Divergence along = divergence(model, kPrompts, kContinuations, arms);
   out.tensors.insert(out.tensors.end(), {along.kl, along.log_likelihood});
+  std::vector<TokenIds> others = kPrompts;
+  for (TokenIds& other : others) other.insert(other.begin(), 11);
+  out.tensors.push_back(prompt_divergence(model, kPrompts, others, kContinuations, arms));
   const UniversalCounter counter = count_universal(model, kPrompts, 0.1);
   out.hits = counter.hits();
   out.universal = counter.universal(0.5, 5);
@@ -435,7 +440,7 @@ TEST_CASE("budget: a decoding step waits once, uploads nothing, and starts few k
   const FakeCounts arms = per_step(model, {}, run);
   CHECK(arms.reads <= 1);
   CHECK(arms.uploads == 0);
-  CHECK(arms.kernels <= greedy.kernels + 4);  // two products and two sums
+  CHECK(arms.kernels <= greedy.kernels + 5);  // two products and three sums
 }
 
 TEST_CASE("budget: rows that end upload their places, not the edits") {
@@ -476,7 +481,7 @@ TEST_CASE("budget: edits go to the device once in a run, whatever the batches") 
   const auto uploaded = [&](const RunOptions& run) {
     return counted([&] { (void)last_logits(model, kPrompts, run); }).bytes_uploaded;
   };
-  const int64_t once = 3 * 4 * 2 * (LiveModel::kWidth + LiveModel::kHidden);
+  const int64_t once = 3 * 4 * (2 * (LiveModel::kWidth + LiveModel::kHidden) + LiveModel::kVocab);
   const int64_t numbers_of_arms = 8 * 2 * 3 + 8 * static_cast<int64_t>(kPrompts.size());
   // All arms for the prefix, and each arm for batches of its own.
   CHECK(uploaded(arms) <= uploaded(plain) + 2 * once + 2 * numbers_of_arms);

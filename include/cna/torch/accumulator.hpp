@@ -34,6 +34,23 @@ struct Feed {
   A& accumulator;
 };
 
+/// What reads the logits behind each prompt, [rows, vocab], instead of a site's activations.
+template <class A>
+concept LogitReader = requires(A& a, std::span<const int64_t> prompts, const at::Tensor& logits) {
+  a.add(prompts, logits);
+};
+
+template <LogitReader A>
+struct LogitFeed {
+  A& reader;
+};
+
+/// Feeds `reader`, which must outlive the recording, with logits.
+template <LogitReader A>
+[[nodiscard]] LogitFeed<A> at_logits(A& reader) {
+  return {reader};
+}
+
 /// Feeds `accumulator`, which must outlive the recording, from a site.
 template <Site site, Accumulator A>
 [[nodiscard]] Feed<site, A> at(A& accumulator) {

@@ -12,6 +12,7 @@
 
 #include "cna/attribution.hpp"
 #include "cna/circuit.hpp"
+#include "cna/contribution.hpp"
 #include "cna/moments.hpp"
 #include "cna/torch/recorder.hpp"
 #include "cna/universal.hpp"
@@ -57,17 +58,47 @@ using DeviceContrast = ContrastOf<at::Tensor>;
   return UniversalCounter(counter);
 }
 
+/// What neurons are ranked by.
+enum class Ranking {
+  mean_difference,  ///< |delta|, the paper's
+  effect_size,      ///< delta / pooled standard deviation
+  contribution  ///< what zeroing takes from the answer, less what it disturbs (contribution.hpp)
+};
+
+/// Name in messages, files and Python.
+[[nodiscard]] constexpr const char* ranking_name(Ranking ranking) {
+  switch (ranking) {
+    case Ranking::mean_difference:
+      return "mean_difference";
+    case Ranking::effect_size:
+      return "effect_size";
+    case Ranking::contribution:
+      return "contribution";
+  }
+  return "unknown";
+}
+
 struct DiscoverOptions {
   double fraction = 0.001;               ///< of all neurons, 0 < fraction <= 1
   std::optional<int64_t> k = {};         ///< instead of a fraction: the number of neurons
   std::vector<NeuronId> universal = {};  ///< removed before the top k is taken
-  bool rank_by_effect_size = false;      ///< rank by delta / pooled standard deviation
+  Ranking ranking = Ranking::mean_difference;
+  double penalty = 0.1;  ///< of a contribution: weight of what it disturbs
+  std::optional<Side> side =
+      {};                  ///< positive scores only, or both; default: positive for contributions
+  LayerRange layers = {};  ///< only neurons of these layers
 };
 
 /// The top k neurons of a contrast, with provenance of the model and the options.
+/// @throws ValueError for a ranking that needs more than a contrast.
 template <GridArray Array>
 [[nodiscard]] Circuit select_circuit(const ModelInfo& model, const ContrastOf<Array>& contrast,
                                      const DiscoverOptions& options = {});
+
+/// The same by a score of your own [layers, width].
+template <GridArray Array>
+[[nodiscard]] Circuit select_circuit(const ModelInfo& model, const ContrastOf<Array>& contrast,
+                                     const Array& score, const DiscoverOptions& options);
 
 /// Contrast and selection in one call.
 /// @throws ValueError for bad prompts or options; else as `record`.
@@ -83,21 +114,53 @@ namespace detail {
 [[nodiscard]] CNA_API Provenance discovery_provenance(const ModelInfo& model, int64_t k,
                                                       int64_t positive, int64_t negative,
                                                       const DiscoverOptions& options);
+
+/// Throws ValueError if a chosen neuron has no score: there were fewer than k to choose from.
+template <GridArray Array>
+void require_scores(const std::vector<Neuron>& neurons, const Array& score, GridShape shape,
+                    int64_t k) {
+  std::vector<int64_t> places;
+  for (const Neuron& n : neurons) places.push_back(int64_t{n.layer} * shape.width + n.index);
+  int64_t scored = 0;
+  for (const double value : ArrayTraits<Array>::values_at(score, places)) scored += value != 0.0;
+  if (scored < k)
+    throw_value_error(
+        "discover: expected {} neurons with a score in these layers and on this side, got {}; "
+        "choose a smaller k, or more layers",
+        k, scored);
+}
 }  // namespace detail
 
 template <GridArray Array>
 Circuit select_circuit(const ModelInfo& model, const ContrastOf<Array>& contrast,
                        const DiscoverOptions& options) {
+  if (options.ranking == Ranking::contribution)
+    throw_value_error(
+        "select: expected a ranking by the contrast alone, got 'contribution', which needs the "
+        "model's weights; call discover");
+  return select_circuit(model, contrast,
+                        options.ranking == Ranking::effect_size
+                            ? effect_size(contrast.positive, contrast.negative)
+                            : mean_difference(contrast.positive, contrast.negative),
+                        options);
+}
+
+template <GridArray Array>
+Circuit select_circuit(const ModelInfo& model, const ContrastOf<Array>& contrast,
+                       const Array& score, const DiscoverOptions& options) {
   const Array delta = mean_difference(contrast.positive, contrast.negative);
   const int64_t k = options.k ? *options.k : circuit_size(model.shape, options.fraction);
   const NeuronSet excluded(options.universal.begin(), options.universal.end());
-  const Array score =
-      options.rank_by_effect_size ? effect_size(contrast.positive, contrast.negative) : delta;
-  std::vector<Neuron> neurons = top_k(score, delta, k, &excluded);
+  const Side side =
+      options.side.value_or(options.ranking == Ranking::contribution ? Side::positive : Side::both);
+  const bool narrowed = side == Side::positive || !options.layers.whole(model.shape.layers);
+  const Array allowed = narrowed ? restricted(score, side, options.layers) : score;
+  std::vector<Neuron> neurons = top_k(allowed, delta, k, &excluded);
+  if (narrowed) detail::require_scores(neurons, allowed, model.shape, k);
   // The neurons that the filter kept out: those that would have been taken without it.
   std::vector<NeuronId> removed;
   if (!excluded.empty()) {
-    for (const Neuron& neuron : top_k(score, delta, k)) {
+    for (const Neuron& neuron : top_k(allowed, delta, k)) {
       if (excluded.contains(neuron.id())) removed.push_back(neuron.id());
     }
   }

@@ -26,6 +26,7 @@ struct Grafted {
   std::shared_ptr<::torch::jit::Graph> forward;  ///< the whole model
   std::shared_ptr<::torch::jit::Graph> record;   ///< ends at the last neuron tap
   std::vector<std::string> neuron_sites;         ///< module path of each layer's down projection
+  std::vector<bool> by_rows;                     ///< its weight is [hidden, width], not the reverse
   bool residual_sites = false;                   ///< every layer's residual stream was found
   int64_t layers = 0;
   int64_t width = 0;   ///< neurons per layer

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "cna/export.hpp"
+#include "cna/torch/readout.hpp"
 #include "cna/torch/step.hpp"
 
 namespace cna {
@@ -30,6 +31,13 @@ class CNA_API Host {
   virtual void to(c10::Device device) = 0;
   /// The model's taps: what to record, what to edit.
   [[nodiscard]] virtual Taps& taps() = 0;
+
+  /// What the neurons of a layer write into the residual stream.
+  /// @throws Error where the host does not know its weights.
+  [[nodiscard]] virtual Write write(int64_t layer);
+  /// How the answer is read off the residual stream.
+  /// @throws as above.
+  [[nodiscard]] virtual Readout readout();
 
   [[nodiscard]] const ModelInfo& info() const { return info_; }
 

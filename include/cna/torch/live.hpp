@@ -14,15 +14,21 @@
 
 namespace cna {
 
+/// The owner's weights, for rankings by contribution; both or none.
+struct LiveWeights {
+  std::function<Write(int64_t layer)> write = {};
+  std::function<Readout()> readout = {};
+};
+
 class LiveHost final : public Host {
  public:
   using Forward = std::function<at::Tensor(const Step&, Taps&)>;  ///< logits [rows, k, vocab]
   using Move = std::function<void(c10::Device)>;
-
-  LiveHost(ModelInfo info, Forward forward, Move move)
+  LiveHost(ModelInfo info, Forward forward, Move move, LiveWeights weights = {})
       : taps_(std::make_shared<Taps>(info.shape.layers)),
         forward_(std::move(forward)),
-        move_(std::move(move)) {
+        move_(std::move(move)),
+        weights_(std::move(weights)) {
     info_ = std::move(info);
     info_.device = with_index(info_.device);
     for (c10::Device& device : info_.cache_devices) device = with_index(device);
@@ -41,6 +47,12 @@ class LiveHost final : public Host {
     info_.cache_devices.clear();
   }
   [[nodiscard]] Taps& taps() override { return *taps_; }
+  [[nodiscard]] Write write(int64_t layer) override {
+    return weights_.write ? weights_.write(layer) : Host::write(layer);
+  }
+  [[nodiscard]] Readout readout() override {
+    return weights_.readout ? weights_.readout() : Host::readout();
+  }
 
  private:
   /// A move that failed may have moved a part already; what the owner refused has not moved.
@@ -66,6 +78,7 @@ class LiveHost final : public Host {
   std::shared_ptr<Taps> taps_;
   Forward forward_;
   Move move_;
+  LiveWeights weights_;
 };
 
 }  // namespace cna

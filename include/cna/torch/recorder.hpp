@@ -7,10 +7,10 @@
 /// layer by layer; memory does not grow with the number of prompts.
 #pragma once
 
-#include <array>
 #include <functional>
 #include <span>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "cna/export.hpp"
@@ -53,7 +53,13 @@ class LayerSink {
   virtual void take(Site site, int64_t layer, std::span<const int64_t> prompts,
                     const at::Tensor& activations) = 0;
   virtual void end_batch() = 0;
+  /// Whether the pass must go on to the logits, and who takes them, [rows, vocab].
+  [[nodiscard]] virtual bool wants_logits() const { return false; }
+  virtual void take_logits(std::span<const int64_t> /*prompts*/, const at::Tensor& /*logits*/) {}
 };
+
+template <class Feed>
+inline constexpr bool reads_logits = requires(Feed feed) { feed.reader; };
 
 CNA_API void record_layers(Model& model, std::span<const TokenIds> prompts,
                            std::span<const Site> sites, const RunOptions& options, LayerSink& sink);
@@ -66,12 +72,25 @@ class FeedAll final : public LayerSink {
   void take(Site site, int64_t layer, std::span<const int64_t> prompts,
             const at::Tensor& activations) override {
     const auto feed = [&](auto& one) {
-      if (one.site == site) one.accumulator.add(layer, prompts, activations);
+      if constexpr (!reads_logits<std::remove_cvref_t<decltype(one)>>) {
+        if (one.site == site) one.accumulator.add(layer, prompts, activations);
+      }
     };
     std::apply([&](auto&... each) { (feed(each), ...); }, feeds_);
   }
   void end_batch() override {
-    std::apply([](auto&... each) { (each.accumulator.end_batch(), ...); }, feeds_);
+    const auto end = [](auto& one) {
+      if constexpr (!reads_logits<std::remove_cvref_t<decltype(one)>>) one.accumulator.end_batch();
+    };
+    std::apply([&](auto&... each) { (end(each), ...); }, feeds_);
+  }
+  [[nodiscard]] bool wants_logits() const override { return (reads_logits<Feeds> || ...); }
+  void take_logits(std::span<const int64_t> prompts, const at::Tensor& logits) override {
+    const auto feed = [&](auto& one) {
+      if constexpr (reads_logits<std::remove_cvref_t<decltype(one)>>)
+        one.reader.add(prompts, logits);
+    };
+    std::apply([&](auto&... each) { (feed(each), ...); }, feeds_);
   }
 
  private:
@@ -84,7 +103,11 @@ template <class... Feeds>
 void record(Model& model, std::span<const TokenIds> prompts, const RunOptions& options,
             Feeds... feeds) {
   static_assert(sizeof...(feeds) > 0, "record: pass an accumulator, as at<Site::neuron>(moments)");
-  const std::array<Site, sizeof...(feeds)> sites{Feeds::site...};
+  std::vector<Site> sites;
+  const auto note = [&]<class Feed>(const Feed&) {
+    if constexpr (!detail::reads_logits<Feed>) sites.push_back(Feed::site);
+  };
+  (note(feeds), ...);
   detail::FeedAll<Feeds...> sink(feeds...);
   detail::record_layers(model, prompts, sites, options, sink);
 }

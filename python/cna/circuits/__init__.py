@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .contribution import contributions
 from .discovery import discover
 from .random_control import random_like
 from .recording import record
@@ -13,6 +14,7 @@ __all__ = [
     "UniversalNeurons",
     "caa",
     "caa_mlp",
+    "contributions",
     "discover",
     "mean_difference",
     "random_like",

@@ -8,7 +8,7 @@ from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 from .form import are_ids, chat_of_ids, require_difference
 from .provenance import with_prompt_provenance
-from .selection import require_ranking, select
+from .selection import ALL_RANKINGS, require_ranking, select
 from .size import circuit_size
 from .universal import UniversalNeurons, universal_filter, universal_neurons
 
@@ -23,6 +23,7 @@ def discover(
     universal: str | UniversalNeurons | None = "default",
     chat: bool | None = None,
     ranking: str = "mean_difference",
+    penalty: float = 0.1,
     batch_size: int = 64,
     share_prefix: bool = True,
     progress: bool = True,
@@ -38,7 +39,9 @@ def discover(
         universal: neurons removed before the top k is taken, so the circuit keeps its size:
             "default" counts them on built-in prompts, None removes none, or pass the result of
             `cna.universal_neurons`.
-        ranking: "mean_difference", or "effect_size" (delta over the pooled standard deviation).
+        ranking: "mean_difference"; "effect_size" (delta over the pooled standard deviation); or
+            "contribution", see `cna.contributions`: only neurons that add to the answer are taken.
+        penalty: of a contribution, the weight of what the neuron writes on negative prompts.
     Raises:
         ValueError: bad prompts, two sets that the model sees alike, fraction outside (0, 1], k
             beyond the grid, or an unknown ranking.
@@ -49,7 +52,7 @@ def discover(
     end as the chat template writes them, else on raw text. Warns where all deltas are at rounding.
     """
     circuit_size((model.n_layers, model.width), fraction, k)
-    require_ranking(ranking)
+    require_ranking(ranking, known=ALL_RANKINGS)
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
     require_difference(*sides)
     ids = are_ids(positive) and are_ids(negative)
@@ -59,6 +62,22 @@ def discover(
         lambda: universal_neurons(model, chat=form, batch_size=batch_size, progress=progress),
     )
     intervention, _ = model._steering(1)
+    if ranking == "contribution":
+        with bar("discover", progress) as update:
+            circuit = model.core.discover(
+                *sides,
+                fraction=fraction,
+                k=k,
+                universal=list(removed.neurons) if removed else [],
+                ranking=ranking,
+                penalty=penalty,
+                intervention=intervention,
+                batch_rows=batch_size,
+                share_prefix=share_prefix,
+                progress=update,
+            )
+        templated = not ids and model.uses_chat(chat)
+        return with_prompt_provenance(circuit, model, sides, removed, templated)
     with bar("discover", progress) as update:
         moments = model.core.contrast(
             *sides,

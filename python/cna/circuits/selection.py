@@ -16,14 +16,18 @@ _ROUNDING = 1e-5
 _ROUNDINGS = 8.0  # of a number's last place, where that is more
 
 
-RANKINGS = ("mean_difference", "effect_size")
+RANKINGS = ("mean_difference", "effect_size")  # by the two sets' moments alone
+ALL_RANKINGS = (*RANKINGS, "contribution")
 
 
-def require_ranking(ranking: str, function: str = "discover") -> None:
+def require_ranking(
+    ranking: str, function: str = "discover", known: tuple[str, ...] = RANKINGS
+) -> None:
     """Raises ValueError for a ranking that there is not, before the work."""
-    if ranking not in RANKINGS:
+    if ranking not in known:
+        names = [repr(name) for name in known]
         raise ValueError(
-            f"{function}: expected ranking 'mean_difference' or 'effect_size', got {ranking!r}; "
+            f"{function}: expected ranking {', '.join(names[:-1])} or {names[-1]}, got {ranking!r}; "
             "choose one"
         )
 

@@ -26,10 +26,18 @@ from ..base.files import file_sha256, new_folder
 from ..base.versions import versions
 from . import aoti, torchscript
 from .devices import cuda_capability
-from .export_check import LIVE, archive_layouts, exportable_step, require_equal, settle_export
+from .export_check import (
+    LIVE,
+    archive_layouts,
+    exportable_step,
+    guarded,
+    require_equal,
+    settle_export,
+)
 from .generation_settings import generation_settings
 from .hf_model import check_exportable, eos_ids, max_positions
 from .plain import evaluating
+from .readout import readout_of
 from .sites import layer_width, require_numbered, running_sites
 from .source import template_sha256
 from .step import quiet_transformers
@@ -87,8 +95,10 @@ class _Step:
 
 def _write_torchscript(step: _Step, folder: Path, pattern: str) -> tuple[dict[str, Any], Any]:
     archive = folder / torchscript.ARCHIVE
-    traced = torchscript.trace(step.hf_model, step.masks, step.inputs(rows=2, new=5, past=3))
-    step.require_equal(traced, "traced")
+    readout = readout_of(step.hf_model, step.downs)
+    example = step.inputs(rows=2, new=5, past=3)
+    traced = torchscript.trace(step.hf_model, step.masks, example, readout)
+    step.require_equal(guarded(traced), "traced")
     torchscript.save(traced, archive)
     try:
         sites = _core.inspect_archive(archive, pattern)
@@ -99,7 +109,8 @@ def _write_torchscript(step: _Step, folder: Path, pattern: str) -> tuple[dict[st
         ) from None
     require_numbered(sites["neuron_sites"], "export")
     about = {k: sites[k] for k in ("n_layers", "width", "hidden_size")}
-    return about | {"archive": archive.name}, traced
+    unembedding = "" if readout is None else f"model.{readout.head_name}.weight"
+    return about | {"archive": archive.name, "unembedding": unembedding}, traced
 
 
 def _write_aoti(step: _Step, folder: Path, pattern: str) -> tuple[dict[str, Any], Any]:
@@ -107,7 +118,7 @@ def _write_aoti(step: _Step, folder: Path, pattern: str) -> tuple[dict[str, Any]
     archive = folder / aoti.ARCHIVE
     example = step.inputs(rows=2, new=5, past=3)
     compiled = aoti.compile_package(hf_model, step.masks, step.downs, example, archive)
-    step.require_equal(compiled, "compiled")
+    step.require_equal(guarded(compiled), "compiled")
     about = {
         "archive": archive.name,
         "n_layers": len(step.downs),
@@ -194,7 +205,7 @@ def export(
         shapes = [[k.keys.shape[1], k.keys.shape[3], k.values.shape[3]] for k in layers]
         write = _write_aoti if format == "aoti" else _write_torchscript
         about, compiled = write(_Step(hf_model, masks, shapes, downs), folder, tap_pattern)
-        found = archive_layouts(compiled, layers, plain, found)
+        found = archive_layouts(guarded(compiled), layers, plain, found)
         del compiled
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)

@@ -50,6 +50,24 @@ def exportable_step(hf_model: Any, plain: Plain) -> tuple[list[Any], Masks, Layo
     return layers, masks, found
 
 
+def guarded(compiled: Any) -> Callable[..., Any]:
+    """A traced or compiled step whose own errors are one line."""
+
+    def run(*inputs: Tensor) -> Any:
+        try:
+            return compiled(*inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # TorchScript's has the cause in its last line
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise ValueError(
+                f"export: expected an archive that runs on other shapes than its example's, got: "
+                f"{lines[-1] if lines else type(error).__name__}; {LIVE}"
+            ) from None
+
+    return run
+
+
 def archive_layouts(compiled: Any, layers: list[Any], plain: Plain, at_most: Layouts) -> Layouts:
     """In which layouts the traced or compiled step gives the plain logits.
 
@@ -103,7 +121,10 @@ def _same_residual(core: _core.Model, plain: Plain) -> bool:
     """
     if not core.has_residual_sites or not plain.residual:
         return False
-    got = core.record(plain.prompts, "residual", share_prefix=False)
+    try:
+        got = core.record(plain.prompts, "residual", share_prefix=False)
+    except _core.NonFiniteError:
+        return not plain.finite
     return close(got, torch.stack(plain.residual), plain.limit)
 
 

@@ -25,8 +25,9 @@ from .live_step import WholeStep, choose_step
 from .model import Model
 from .placement import input_device, is_dtensor, ranks, require_movable, safe_hash
 from .plain import Plain, evaluating
+from .readout import readout_of
 from .shard import Shard, shard_of
-from .sites import layer_above, layer_width, running_sites
+from .sites import down_projections, layer_above, layer_width, running_sites
 
 
 class _Pass(threading.local):
@@ -180,6 +181,10 @@ def live(
         RuntimeError: a down projection that gets other activations than its weights say.
     """
     check_exportable(hf_model, "live")
+    if ranks(hf_model) > 1:  # before a pass: a split that is not known may not even run
+        split = down_projections(hf_model, pattern)
+        for name, module in split:
+            shard_of(name, module, layer_width(split))
     with evaluating(hf_model):
         downs, plain = running_sites(hf_model, pattern, "live")
         _require_whole_logits(hf_model, plain)
@@ -239,7 +244,9 @@ def _open(step: _LiveStep, about: dict[str, Any], plain: Plain, found: Layouts) 
             "cache_devices": [str(device) for device in step.step.devices],
             "layouts": dataclasses.asdict(layouts),
         }
-        return _core.Model.live(info, step.forward, step.move)
+        known = readout_of(step.hf_model, step.downs)
+        weights = None if known is None else (known.write, known.parts)
+        return _core.Model.live(info, step.forward, step.move, weights)
 
     if step.step.cache:
         core = settle(make, plain, found)

@@ -9,16 +9,30 @@ import torch
 from torch import Tensor
 
 from ..base.errors import first_line
+from .readout import Readout
 from .step import CausalStep, quiet_tracing, traceable_attention
 from .windows import Masks
 
 ARCHIVE = "model.pt"
 
 
-def trace(hf_model: Any, masks: Masks, example: tuple[Tensor, ...]) -> Any:
-    """A step of the model as a graph, traced on inputs of a `CausalStep`."""
+def trace(
+    hf_model: Any, masks: Masks, example: tuple[Tensor, ...], readout: Readout | None = None
+) -> Any:
+    """A step of the model as a graph, traced on inputs of a `CausalStep`.
+
+    The gains of its norms go along as buffers, for rankings by contribution.
+    """
+    step = CausalStep(hf_model, masks).eval()
+    if readout is not None:
+        _, gain, centred = readout.parts()
+        posts = [readout.write(layer)[1] for layer in range(len(readout.downs))]
+        known = [post for post in posts if post is not None]
+        step.register_buffer("cna_final_gain", gain)
+        step.register_buffer("cna_final_centred", gain[: int(centred)])
+        step.register_buffer("cna_post_gains", torch.stack(known) if known else gain[:0])
     with traceable_attention(hf_model), torch.no_grad(), quiet_tracing():
-        return torch.jit.trace(CausalStep(hf_model, masks).eval(), example, check_trace=False)
+        return torch.jit.trace(step, example, check_trace=False)
 
 
 def save(traced: Any, path: Path) -> None:

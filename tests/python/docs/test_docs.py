@@ -64,7 +64,7 @@ def test_blocks_run(
     # Before the compiler is replaced: the fixture may have to compile it.
     compiled = exports("llama", format="aoti") if "aoti" in page.read_text() else None
 
-    def compiled_before(hf_model: Any, downs: Any, example: Any, path: Path) -> Any:
+    def compiled_before(hf_model: Any, masks: Any, downs: Any, example: Any, path: Path) -> Any:
         """The weights are those of the tiny Llama; the export compares the numbers itself."""
         shutil.copyfile(compiled / aoti.ARCHIVE, path)
         return torch._inductor.aoti_load_package(str(path))
@@ -79,7 +79,7 @@ def test_blocks_run(
         monkeypatch.setattr(
             module,
             "load_hf",
-            lambda name, dtype=None: load_hf(hf_folder if name == "smollm2" else name, dtype),
+            lambda name, *more: load_hf(hf_folder if name == "smollm2" else name, *more),
         )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CNA_CACHE", str(tmp_path / "cache"))

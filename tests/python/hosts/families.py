@@ -67,6 +67,13 @@ def falcon(**settings: Any) -> tuple[Any, str]:
     return transformers.FalconForCausalLM(config), "mlp.dense_4h_to_h"
 
 
+def doge() -> tuple[Any, str]:
+    """Its attention mask depends on values."""
+    config = transformers.DogeConfig(**SMALL, **HEADS, **IDS, **LONG, is_moe=False)
+    config.sliding_window = None
+    return transformers.DogeForCausalLM(config), "mlp.down_proj"
+
+
 def openai_gpt() -> tuple[Any, str]:
     """Its blocks return lists."""
     config = transformers.OpenAIGPTConfig(
@@ -113,6 +120,7 @@ def gemma3_vision() -> tuple[Any, str]:
 MAKERS = {
     "mpt": mpt,
     "bloom": bloom,
+    "doge": doge,
     "opt": opt,
     "openai-gpt": openai_gpt,
     "gpt_neo": gpt_neo,

@@ -173,7 +173,7 @@ def test_each_layers_cache_lies_on_its_device() -> None:
             t.shape == (len(ids), 2, mask.shape[1], dim)
             for t, dim in zip(cache, [8, 4, 8, 4], strict=True)
         )
-        return torch.zeros(len(ids), len(keep), 9)
+        return torch.arange(9.0).expand(len(ids), len(keep), 9)
 
     info = {
         **{"model_id": "x", "weights_hash": "", "n_layers": 2, "width": 4, "hidden_size": 2},

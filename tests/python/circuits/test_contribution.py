@@ -1,0 +1,143 @@
+"""Ranking by contribution against NumPy in float64: plain hooks, and the checkpoint's own weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cna
+import numpy as np
+import pytest
+import torch
+from conftest import PROMPTS, down_projections, make_hf, make_tokenizer
+
+FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma2", "gemma3", "olmo2")
+K = 9
+
+
+def norm_of(hf: Any, family: str) -> tuple[np.ndarray, bool]:
+    """(gain of the final norm, does it take the mean off?), by the family's own definition."""
+    base = hf.base_model
+    norm = {"gpt2": "ln_f", "gpt_neox": "final_layer_norm"}.get(family, "norm")
+    weight = getattr(base, norm).weight.detach().double().numpy()
+    return weight + ("gemma" in family), family in ("gpt2", "gpt_neox")
+
+
+def reference(hf: Any, family: str, sides: tuple[Any, Any], penalty: float) -> np.ndarray:
+    """score [layers, width], one prompt at a time."""
+    downs = down_projections(hf, family)
+    posts = [
+        m for n, m in hf.named_modules() if n.endswith("post_feedforward_layernorm")
+    ]  # Gemma 2 and 3, OLMo 2
+    taken: dict[str, Any] = {}
+    hooks = []
+    for layer, down in enumerate(downs):
+
+        def keep(_: Any, args: Any, layer: int = layer) -> None:
+            taken["a", layer] = args[0][0, -1].double().numpy()
+
+        def out(_: Any, __: Any, y: Any, layer: int = layer) -> None:
+            taken["y", layer] = y[0, -1].double().numpy()
+
+        hooks += [down.register_forward_pre_hook(keep), down.register_forward_hook(out)]
+    activations: list[list[np.ndarray]] = [[], []]
+    probabilities: list[list[np.ndarray]] = [[], []]
+    scales = []
+    for side, prompts in enumerate(sides):
+        for ids in prompts:
+            with torch.inference_mode():
+                logits = hf(torch.tensor([ids])).logits[0, -1].double().numpy()
+            e = np.exp(logits - logits.max())
+            probabilities[side].append(e / e.sum())
+            activations[side].append(np.stack([taken["a", i] for i in range(len(downs))]))
+            outs = np.stack([taken["y", i] for i in range(len(downs))])
+            scales.append(1 / np.sqrt((outs**2).mean(1)))
+    for hook in hooks:
+        hook.remove()
+    gain, centred = norm_of(hf, family)
+    head = hf.get_output_embeddings().weight.detach().double().numpy()
+    u = head.T @ (np.mean(probabilities[0], 0) - np.mean(probabilities[1], 0)) * gain
+    if centred:
+        u -= u.mean()
+    u /= np.linalg.norm(u)
+    score = []
+    for layer, down in enumerate(downs):
+        write = down.weight.detach().double().numpy()
+        write = write.T if family == "gpt2" else write
+        if posts:
+            post = posts[layer].weight.detach().double().numpy() + ("gemma" in family)
+            write = write * post[:, None] * np.mean(scales, 0)[layer]
+        positive = np.mean(activations[0], 0)[layer]
+        negative = np.abs(activations[1]).mean(0)[layer]
+        score.append((u @ write) * positive - penalty * negative * np.linalg.norm(write, axis=0))
+    return np.stack(score)
+
+
+@pytest.fixture(params=["live", "torchscript"])
+def host(request: pytest.FixtureRequest, exports: Any) -> Any:
+    def make(family: str) -> cna.Model:
+        if request.param == "live":
+            return cna.live(make_hf(family), make_tokenizer())
+        return cna.load(exports(family))
+
+    return make
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_those_of_numpy(host: Any, family: str) -> None:
+    model = host(family)
+    sides = model.tokenize(PROMPTS[:4]), model.tokenize(PROMPTS[4:])
+    for penalty in (0.0, 0.1):
+        expected = reference(make_hf(family), family, sides, penalty)
+        got = cna.contributions(model, *sides, penalty=penalty, progress=False).numpy()
+        assert np.abs(got - expected).max() <= 2e-4 * np.abs(expected).max()
+
+
+def test_discover_takes_the_largest_and_says_how(host: Any) -> None:
+    model = host("llama")
+    sides = model.tokenize(PROMPTS[:4]), model.tokenize(PROMPTS[4:])
+    expected = reference(make_hf(), "llama", sides, 0.05)
+    circuit = cna.discover(model, *sides, k=K, ranking="contribution", penalty=0.05, universal=None)
+    best = np.argsort(-expected.ravel())[:K]
+    assert [(n.layer, n.index) for n in circuit] == [divmod(int(i), model.width) for i in best]
+    assert circuit.provenance["ranking"] == "contribution"
+    assert circuit.provenance["penalty"] == 0.05
+    delta = model.record(sides[0]).double().mean(0) - model.record(sides[1]).double().mean(0)
+    for n in circuit:
+        assert n.delta == pytest.approx(float(delta[n.layer, n.index]), rel=1e-4, abs=1e-6)
+
+
+def test_the_linear_reading_predicts_what_an_ablation_does(capsys: Any) -> None:
+    """Each neuron of the last layer alone: the move of the stream along u, and the change there."""
+    hf = make_hf()
+    model = cna.live(hf, make_tokenizer())
+    sides = model.tokenize(PROMPTS[:4]), model.tokenize(PROMPTS[4:])
+    score, u = model.core.contributions(*sides, penalty=0.0)
+    layer = model.n_layers - 1
+    plain = model.record(sides[0], site="residual")[:, layer].double() @ u
+    predicted, measured = [], []
+    for at in range(model.n_layers):
+        for index in range(model.width):
+            circuit = cna.Circuit((model.n_layers, model.width), [cna.Neuron(at, index)])
+            with model.steer(circuit, 0.0):
+                without = model.record(sides[0], site="residual", progress=False)[:, layer]
+            predicted.append(float(score[at, index]))
+            measured.append(float((plain - without.double() @ u).mean()))
+    correlation = float(np.corrcoef(predicted, measured)[0, 1])
+    last = slice(layer * model.width, None)
+    assert np.allclose(predicted[last], measured[last], rtol=1e-3, atol=1e-5)  # nothing follows
+    with capsys.disabled():
+        print(
+            f"\n{len(predicted)} neurons: correlation of prediction and ablation {correlation:.3f}"
+        )
+    assert len(predicted) >= 200
+    assert correlation > 0.8
+
+
+def test_refusals(tiny: cna.Model) -> None:
+    sides = PROMPTS[:4], PROMPTS[4:]
+    with pytest.raises(ValueError, match=r"^contribution: expected a penalty from 0 on"):
+        cna.contributions(tiny, *sides, penalty=-1.0)
+    with pytest.raises(ValueError, match=r"^discover: expected ranking .* or 'contribution'"):
+        cna.discover(tiny, *sides, ranking="contributions")
+    with pytest.raises(ValueError, match=r"^discover: expected \d+ neurons with a score"):
+        cna.discover(tiny, *sides, ranking="contribution", fraction=1.0, universal=None)
