@@ -7,6 +7,10 @@ import os
 import torch
 import typing
 __all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'NonFiniteError', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'n_gram_quality', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
+class NonFiniteError(RuntimeError):
+    """
+    A model's numbers overflowed, so that nothing can be read off them.
+    """
 class Neuron:
     """
     One MLP neuron: a place in the model and its signed contrast.
@@ -36,10 +40,6 @@ class Neuron:
         """
         Layer, counted from 0.
         """
-class NonFiniteError(RuntimeError):
-    """
-    A model's numbers overflowed, so that nothing can be read off them.
-    """
 class Overlap:
     """
     How two circuits of one model overlap.
@@ -239,7 +239,7 @@ class Model:
     A language model with taps.
     """
     @staticmethod
-    def live(info: dict, forward: collections.abc.Callable, move: collections.abc.Callable) -> Model:
+    def live(info: dict, forward: collections.abc.Callable, move: collections.abc.Callable, weights: tuple[collections.abc.Callable, collections.abc.Callable] | None = None) -> Model:
         """
         A model that Python runs: forward(ids, mask, positions, keep, cache, taps) -> logits.
         """
@@ -256,9 +256,13 @@ class Model:
         """
         Moments of both sets: dicts of count, mean and m2, float64 [n_layers, features].
         """
+    def contributions(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], penalty: typing.SupportsFloat | typing.SupportsIndex = 0.1, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        (score [n_layers, width], direction [hidden]), float64.
+        """
     def count_universal(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], top_fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, **kwargs) -> UniversalCounter:
         ...
-    def discover(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, k: typing.SupportsInt | typing.SupportsIndex | None = None, universal: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], ranking: str = 'mean_difference', **kwargs) -> Circuit:
+    def discover(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, k: typing.SupportsInt | typing.SupportsIndex | None = None, universal: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], ranking: str = 'mean_difference', penalty: typing.SupportsFloat | typing.SupportsIndex = 0.1, side: str = '', layers: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] = (0, -1), **kwargs) -> Circuit:
         ...
     def divergence(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], continuations: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         """

@@ -155,12 +155,6 @@ class Plain:
             for hook in hooks:
                 hook.remove()
 
-    @property
-    def finite(self) -> bool:
-        """False where the module's own numbers overflow."""
-        parts = [*self.logits, *self.neurons, *self.residual]
-        return all(bool(part.isfinite().all()) for part in parts)
-
 
 def _even(rows: list[Tensor]) -> bool:
     return len({row.shape for row in rows}) == 1

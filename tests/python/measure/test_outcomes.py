@@ -15,7 +15,7 @@ from cna import judges
 from cna.arms import Arm
 from cna.measure.answer_scores import add_likelihoods
 from cna.measure.kinds import KINDS, with_kinds
-from cna.measure.outcomes import BROKEN_BELOW
+from cna.measure.outcomes import BROKEN_BELOW, distinct_pairs
 from cna.measure.random_draws import matched_multipliers
 from cna.metrics import choose, compare, controls, holm, outcome_of, rate_by_length, token_quality
 from cna.steering import SteeringVector
@@ -414,7 +414,7 @@ def auroc(broken: pd.Series, quality: list[float]) -> float:
 
 
 def precision_recall(frame: pd.DataFrame, threshold: float) -> tuple[float, float]:
-    found = np.array([token_quality(t) < threshold for t in frame.tokens])
+    found = np.array([distinct_pairs(t) < threshold for t in frame.tokens])
     found |= np.array([not a.strip() for a in frame.answer])
     right = (found & frame.broken).sum()
     return right / found.sum(), right / frame.broken.sum()
@@ -430,11 +430,11 @@ def test_the_threshold_is_the_best_one_on_answers_to_discovery_prompts() -> None
 @pytest.mark.parametrize("path", LABELS, ids=lambda path: path.stem)
 def test_broken_text_is_found_on_labels(path: Path) -> None:
     frame = labelled(path)
-    tokens = auroc(frame.broken, [token_quality(t) for t in frame.tokens])
+    tokens = auroc(frame.broken, [distinct_pairs(t) for t in frame.tokens])
     by_word = auroc(frame.broken, [cna._core.four_gram_quality(a) for a in frame.answer])
     assert tokens >= 0.96 and by_word <= tokens - 0.05
     precision, recall = precision_recall(frame, BROKEN_BELOW)
-    assert precision >= 0.8 and recall >= 0.75
+    assert precision >= 0.8 and recall >= 0.8
     page = (Path(__file__).parents[3] / "docs/evaluation.md").read_text("utf-8")
     name = path.stem.removeprefix("labelled_").replace("_", " ")
     row = f"| {len(frame)}, {name} | {frame.broken.sum()} | {by_word:.2f} | {tokens:.2f} | "
