@@ -112,10 +112,12 @@ at::Tensor likelihood(const Scored& s) {
 
 /// Mean over a continuation's tokens of KL(reference || row), float64 []; both [tokens, vocab].
 at::Tensor kl_of(const at::Tensor& reference, const at::Tensor& log_p) {
-  const at::Tensor p = reference.exp();
-  const at::Tensor terms = (p * (reference - log_p)).masked_fill_(p.eq(0.0), 0.0);
+  // A token without probability in both gives 0 * NaN: it adds nothing.
+  const double infinity = std::numeric_limits<double>::infinity();
+  const at::Tensor terms =
+      (reference - log_p).mul_(reference.exp()).nan_to_num_(0.0, infinity, -infinity);
   // Rounding may leave a divergence of nothing just below 0.
-  return terms.sum({-1}, false, at::kDouble).clamp_min(0.0).mean();
+  return terms.sum(-1).to(at::kDouble).clamp_min(0.0).mean();
 }
 
 std::vector<int64_t> lengths_of(std::span<const TokenIds> prompts) {

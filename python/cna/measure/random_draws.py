@@ -15,7 +15,7 @@ from .divergence import divergence
 from .options import SweepOptions
 
 CALIBRATION_PROMPTS = 8  # benign ones, by which draws are matched; kl_benign is over more of them
-_CALIBRATION_TOKENS = 16
+_CALIBRATION_TOKENS = 8
 _ROUNDS = 6
 _NEAR = 0.05  # of the target, relative
 _MOST = 64.0  # times the circuit's own distance from m = 1: neurons that are never active stop here
