@@ -45,6 +45,7 @@ from .weights import weights_hash
 from .windows import Masks
 
 FORMAT_VERSION = 1
+CONTENTS = 2  # what an export holds beside: 2 has the gains of the norms, see readout.py
 FORMATS = ("torchscript", "aoti")
 
 

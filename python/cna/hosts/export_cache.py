@@ -25,7 +25,7 @@ from ..base.files import new_folder
 from ..base.versions import versions
 from . import hugging_face
 from .devices import cuda_capability
-from .export import FORMAT_VERSION, export
+from .export import CONTENTS, FORMAT_VERSION, export
 from .hugging_face import export_dtype
 from .source import source_key
 
@@ -66,6 +66,7 @@ def cache_key(
         "pattern": pattern,
         "format": format,
         "format_version": FORMAT_VERSION,
+        "contents": CONTENTS,
         **versions(),
         **source_key(name, revision, offline),
     }
