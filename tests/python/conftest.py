@@ -15,6 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each worker and for wh
 import numpy as np
 import pytest
 import torch
+from cna import judges
+from cna.tasks import Task
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -233,6 +235,20 @@ def tiny(exports: Any) -> cna.Model:
 @pytest.fixture(scope="session")
 def tiny_hf() -> Any:
     return make_hf("llama")
+
+
+@pytest.fixture(scope="module")
+def circuit(tiny: cna.Model) -> cna.Circuit:
+    """Twelve neurons of the tiny model."""
+    return cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=12, universal=None)
+
+
+@pytest.fixture(scope="module")
+def task(request: pytest.FixtureRequest) -> Task:
+    """A toy task on the EVALUATION and BENIGN prompts of the test's module."""
+    judge = judges.CallableJudge("even", lambda answer: len(answer) % 2 == 0)
+    asked = request.module.EVALUATION, request.module.BENIGN
+    return Task("toy", "toy", PROMPTS[:4], PROMPTS[4:], *asked, judge)
 
 
 @pytest.fixture(scope="session")

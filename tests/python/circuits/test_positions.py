@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import cna
 import pytest
 import torch
-from conftest import PROMPTS, down_projections, make_hf, make_tokenizer
+from conftest import PROMPTS, make_hf, make_tokenizer
+from reference import scaled_neurons
 
 
 @pytest.fixture(scope="module", params=["torchscript", "live"])
 def host(request: pytest.FixtureRequest, tiny: cna.Model) -> cna.Model:
     return tiny if request.param == "torchscript" else cna.live(make_hf(), make_tokenizer())
-
-
-@pytest.fixture(scope="module")
-def circuit(tiny: cna.Model) -> cna.Circuit:
-    return cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=12, universal=None)
-
-
-@contextlib.contextmanager
-def hooks(hf: Any, circuit: cna.Circuit, multiplier: float, start: int) -> Iterator[None]:
-    """Multiplies from token `start` of the text on."""
-    handles = []
-    for layer, module in enumerate(down_projections(hf)):
-        indices = [n.index for n in circuit if n.layer == layer]
-
-        def scale(_: Any, args: Any, indices: list[int] = indices) -> Any:
-            x = args[0].clone()
-            x[:, start:, indices] *= multiplier
-            return (x, *args[1:])
-
-        handles.append(module.register_forward_pre_hook(scale))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def greedy(hf: Any, ids: list[int], n: int) -> list[int]:
@@ -57,7 +31,7 @@ def test_answers_and_logits_equal_plain_hooks(
     hf = make_hf()
     expected, logits = [], []
     for ids in host.tokenize(PROMPTS):
-        with hooks(hf, circuit, -4.0, max(0, len(ids) - last)), torch.inference_mode():
+        with scaled_neurons(hf, circuit, -4.0, max(0, len(ids) - last)), torch.inference_mode():
             expected.append(greedy(hf, ids, 6))
             logits.append(hf(torch.tensor([ids])).logits[0, -1])
     for share in (True, False):

@@ -10,43 +10,11 @@ import cna
 import pytest
 import torch
 from conftest import PROMPTS, down_projections, hf_generate, make_hf
-
-
-@pytest.fixture(scope="module")
-def circuit(tiny: cna.Model) -> cna.Circuit:
-    return cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=12, universal=None)
+from reference import scaled_neurons
 
 
 def greedy(hf: Any, ids: list[list[int]], n: int) -> list[list[int]]:
     return [hf_generate(hf, prompt, n) for prompt in ids]
-
-
-class Hooks:
-    """The plain way: a forward pre-hook that multiplies a copy of the activations."""
-
-    def __init__(self, hf: Any, circuit: cna.Circuit, multiplier: float) -> None:
-        by_layer: dict[int, list[int]] = {}
-        for neuron in circuit:
-            by_layer.setdefault(neuron.layer, []).append(neuron.index)
-
-        def hook(indices: list[int]) -> Any:
-            def scale(_: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-                x = args[0].clone()
-                x[..., indices] *= multiplier
-                return (x, *args[1:])
-
-            return scale
-
-        modules = down_projections(hf)
-        self.handles = [
-            modules[i].register_forward_pre_hook(hook(js)) for i, js in by_layer.items()
-        ]
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
 
 
 def test_multiplier_one_and_an_empty_circuit_are_the_model_bit_for_bit(
@@ -65,7 +33,7 @@ def test_steered_logits_equal_plain_hooks(
     tiny: cna.Model, tiny_hf: Any, circuit: cna.Circuit, multiplier: float
 ) -> None:
     ids = tiny.tokenize(PROMPTS)
-    with Hooks(tiny_hf, circuit, multiplier), torch.inference_mode():
+    with scaled_neurons(tiny_hf, circuit, multiplier), torch.inference_mode():
         expected = torch.stack([tiny_hf(torch.tensor([p])).logits[0, -1] for p in ids])
     with tiny.steer(circuit, multiplier):
         one = tiny.logits(PROMPTS, batch_size=1, share_prefix=False)
@@ -79,7 +47,7 @@ def test_greedy_answers_equal_hugging_face_with_hooks(
     tiny: cna.Model, tiny_hf: Any, circuit: cna.Circuit, multiplier: float
 ) -> None:
     ids = tiny.tokenize(PROMPTS)
-    with Hooks(tiny_hf, circuit, multiplier):
+    with scaled_neurons(tiny_hf, circuit, multiplier):
         expected = greedy(tiny_hf, ids, 10)
     with tiny.steer(circuit, multiplier):
         assert tiny.generate(ids, max_new_tokens=10, return_tokens=True) == expected
@@ -180,7 +148,7 @@ def test_low_precision_rounds_once_as_a_hook_does(exports: Any) -> None:
     hf, model = make_hf("llama", torch.bfloat16), cna.load(exports("llama", torch.bfloat16))
     circuit = cna.discover(model, PROMPTS[:4], PROMPTS[4:], k=12, universal=None)
     ids = model.tokenize(PROMPTS[:1])
-    with Hooks(hf, circuit, 0.3), torch.inference_mode():
+    with scaled_neurons(hf, circuit, 0.3), torch.inference_mode():
         expected = hf(torch.tensor(ids), logits_to_keep=1).logits[0, -1].float()
     with model.steer(circuit, 0.3):
         assert torch.equal(model.logits(PROMPTS[:1], share_prefix=False)[0], expected)

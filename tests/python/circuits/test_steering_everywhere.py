@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import cna
@@ -13,6 +11,7 @@ import torch
 from cna import judges
 from cna.tasks import Task
 from conftest import PROMPTS, down_projections, hf_generate, hf_record
+from reference import log_probabilities, scaled_neurons
 
 M = -1.5
 SIDES = PROMPTS[:4], PROMPTS[4:]
@@ -25,26 +24,6 @@ def circuit(tiny: cna.Model) -> cna.Circuit:
     places = rng.choice(2 * tiny.width, 30, replace=False)
     neurons = [cna.Neuron(*divmod(int(p), tiny.width), 1.0) for p in places]
     return cna.Circuit((tiny.n_layers, tiny.width), neurons)
-
-
-@contextlib.contextmanager
-def hooked(hf: Any, circuit: cna.Circuit, m: float) -> Iterator[None]:
-    handles = []
-    for layer, module in enumerate(down_projections(hf)):
-        indices = [n.index for n in circuit if n.layer == layer]
-
-        def scale(_: Any, args: Any, indices: list[int] = indices) -> Any:
-            x = args[0].clone()
-            x[..., indices] *= m
-            return (x,)
-
-        # First of the hooks: what hf_record reads comes behind the scaling.
-        handles.append(module.register_forward_pre_hook(scale, prepend=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def digest(circuit: cna.Circuit, m: float) -> str:
@@ -84,7 +63,7 @@ def test_vectors_are_those_of_the_steered_model(
     tiny: cna.Model, tiny_hf: Any, circuit: cna.Circuit
 ) -> None:
     ids = [tiny.tokenize(side) for side in SIDES]
-    with hooked(tiny_hf, circuit, M):
+    with scaled_neurons(tiny_hf, circuit, M):
         residual = states(tiny_hf, ids[0]).mean(0) - states(tiny_hf, ids[1]).mean(0)
         outputs = mlp_outputs(tiny_hf, ids[0]).mean(0) - mlp_outputs(tiny_hf, ids[1]).mean(0)
     with tiny.steer(circuit, M):
@@ -118,7 +97,7 @@ def test_universal_neurons_are_counted_anew_in_each_block(
     settings = {"share": 0.5, "top_fraction": 0.05}
     plain = cna.universal_neurons(tiny, prompts, **settings)
     assert set(plain.neurons) == universal_by_hand(tiny_hf, ids, 0.5, 0.05)
-    with tiny.steer(circuit, 9.0), hooked(tiny_hf, circuit, 9.0):
+    with tiny.steer(circuit, 9.0), scaled_neurons(tiny_hf, circuit, 9.0):
         loud = cna.universal_neurons(tiny, prompts, **settings)
         assert set(loud.neurons) == universal_by_hand(tiny_hf, ids, 0.5, 0.05)
     assert loud.neurons != plain.neurons
@@ -136,7 +115,7 @@ def test_a_circuit_says_what_was_steered_while_it_was_found(
 ) -> None:
     plain = cna.discover(tiny, *SIDES, k=10, universal=None)
     assert plain.provenance["steering_active"] == []
-    with tiny.steer(circuit, M), hooked(tiny_hf, circuit, M):
+    with tiny.steer(circuit, M), scaled_neurons(tiny_hf, circuit, M):
         found = cna.discover(tiny, *SIDES, k=10, universal=None)
         rows = [hf_record(tiny_hf, tiny.tokenize(s)).astype(np.float64).mean(0) for s in SIDES]
     order = np.argsort(-np.abs(rows[0] - rows[1]).ravel(), kind="stable")[:10]
@@ -161,26 +140,26 @@ def test_a_sweep_measures_the_steered_model(
     for strength in (1.0, 0.0):
         rows = result.answers[(result.answers.set == "evaluation")]
         rows = rows[rows.strength == strength].sort_values("index")
-        with hooked(tiny_hf, circuit, M), hooked(tiny_hf, inner, strength):
+        with scaled_neurons(tiny_hf, circuit, M), scaled_neurons(tiny_hf, inner, strength):
             said = [hf_generate(tiny_hf, ids, 5) for ids in tiny.tokenize(evaluation)]
         assert list(rows.answer) == [tiny.decode(t) for t in said]
-    with hooked(tiny_hf, circuit, M):
+    with scaled_neurons(tiny_hf, circuit, M):
         kl = []
         answers = [hf_generate(tiny_hf, ids, 5) for ids in tiny.tokenize(benign)]
         for ids, answer in zip(tiny.tokenize(benign), answers, strict=True):
-            base = log_p(tiny_hf, ids, answer)
-            with hooked(tiny_hf, inner, 0.0):
-                kl.append(float((base.exp() * (base - log_p(tiny_hf, ids, answer))).sum(-1).mean()))
+            base = log_probabilities(tiny_hf, ids, answer)
+            with scaled_neurons(tiny_hf, inner, 0.0):
+                kl.append(
+                    float(
+                        (base.exp() * (base - log_probabilities(tiny_hf, ids, answer)))
+                        .sum(-1)
+                        .mean()
+                    )
+                )
     ablated = result.table[result.table.strength == 0].iloc[0]
     assert ablated.kl_benign == pytest.approx(np.mean(kl), abs=1e-4)
     with pytest.raises(ValueError, match="belong to this run"):  # not steered: another run
         cna.sweep(tiny, inner, task, [0.0], [], **settings, out=tmp_path)
-
-
-def log_p(hf: Any, prompt: list[int], rest: list[int]) -> torch.Tensor:
-    with torch.inference_mode():
-        logits = hf(torch.tensor([prompt + rest])).logits[0]
-    return logits[len(prompt) - 1 : -1].double().log_softmax(-1)
 
 
 def test_one_strength_per_prompt_is_refused_where_prompts_are_many(

@@ -8,32 +8,12 @@ import cna
 import numpy as np
 import pytest
 import torch
-from cna import judges
 from cna.measure.baselines import first_token_odds
 from cna.tasks import Task
-from conftest import PROMPTS
+from reference import FEW
 
 EVALUATION = [f"Please do number {i}." for i in range(4)]
 BENIGN = [f"Say {word}." for word in ("one", "two")]
-FEW: dict[str, Any] = {
-    "max_new_tokens": 5,
-    "kl_prompts": 1,
-    "perplexity": False,
-    "relevance_prompts": 0,
-    "quiz_questions": 0,
-    "progress": False,
-}
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    judge = judges.CallableJudge("even", lambda answer: len(answer) % 2 == 0)
-    return Task("toy", "toy", PROMPTS[:4], PROMPTS[4:], EVALUATION, BENIGN, judge)
-
-
-@pytest.fixture(scope="module")
-def circuit(tiny: cna.Model) -> cna.Circuit:
-    return cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=12, universal=None)
 
 
 def logits_of(hf: Any, ids: list[int]) -> torch.Tensor:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cna
 import pytest
 import torch
-from conftest import PROMPTS, down_projections, make_tokenizer
+from conftest import PROMPTS, make_tokenizer
+from reference import scaled_neurons
 
 if importlib.util.find_spec("lm_eval") is None:
     pytest.skip("lm-eval is not installed", allow_module_level=True)
@@ -49,31 +48,6 @@ DOCS = [
 @pytest.fixture(scope="module")
 def circuit(tiny: cna.Model) -> cna.Circuit:
     return cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=24, universal=None, progress=False)
-
-
-@contextlib.contextmanager
-def hooked(hf: Any, circuit: cna.Circuit, m: float) -> Iterator[None]:
-    """The reference's steering: multiply the inputs of the down projections."""
-
-    def scale(indices: list[int]) -> Any:
-        def hook(_: Any, args: Any) -> Any:
-            x = args[0].clone()
-            x[..., indices] *= m
-            return (x,)
-
-        return hook
-
-    handles = [
-        module.register_forward_pre_hook(
-            scale([n.index for n in circuit.neurons if n.layer == layer])
-        )
-        for layer, module in enumerate(down_projections(hf))
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def reference(hf: Any, head: list[int], tail: list[int]) -> tuple[float, bool]:
@@ -115,7 +89,7 @@ def test_log_likelihoods_equal_hugging_face(
     lm = CnaLM(tiny, progress=False)
     with tiny.steer(circuit, m):
         got = lm.loglikelihood([request("loglikelihood", *pair) for pair in PAIRS])
-    with hooked(tiny_hf, circuit, m):
+    with scaled_neurons(tiny_hf, circuit, m):
         expected = [reference(tiny_hf, *split(*pair)) for pair in PAIRS]
     assert [g[0] for g in got] == pytest.approx([e[0] for e in expected], abs=1e-4)
     assert [g[1] for g in got] == [e[1] for e in expected]
@@ -170,7 +144,7 @@ def test_rolling_scores_whole_texts_in_windows(
     with tiny.steer(circuit, m):
         got = lm.loglikelihood_rolling([request("loglikelihood_rolling", t) for t in texts])
     expected = []
-    with hooked(tiny_hf, circuit, m):
+    with scaled_neurons(tiny_hf, circuit, m):
         for text in texts:
             ids, size = make_tokenizer()(text)["input_ids"], 255
             total = reference(tiny_hf, [256], ids[:size])[0]
@@ -188,7 +162,7 @@ def test_generation_stops_at_stop_strings(
 ) -> None:
     lm = CnaLM(tiny, progress=False)
     tokenizer = make_tokenizer()
-    with hooked(tiny_hf, circuit, m):
+    with scaled_neurons(tiny_hf, circuit, m):
         full = [greedy(tiny_hf, tokenizer(p)["input_ids"], 70) for p in PROMPTS[:3]]
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in full]
     stops = [texts[0][40] if len(texts[0]) > 40 else "q", "z"]
@@ -265,7 +239,7 @@ metadata:
             bootstrap_iters=0,
         )
     right, right_norm = [], []
-    with hooked(tiny_hf, circuit, m):
+    with scaled_neurons(tiny_hf, circuit, m):
         for doc in DOCS:
             scores = [
                 reference(tiny_hf, *split(f"Question: {doc['question']}\nAnswer:", f" {choice}"))[0]

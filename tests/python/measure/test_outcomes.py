@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cna import judges
 from cna.arms import Arm
 from cna.measure.answer_scores import add_likelihoods
 from cna.measure.kinds import KINDS, with_kinds
@@ -21,21 +20,11 @@ from cna.metrics import choose, compare, controls, holm, outcome_of, rate_by_len
 from cna.steering import SteeringVector
 from cna.tasks import Task
 from conftest import PROMPTS, hf_generate
+from reference import FEW, log_probabilities, scaled_neurons
 from scipy import stats
 
 EVALUATION = [f"Please do number {i}." for i in range(5)]
 BENIGN = [f"Say {word}." for word in ("one", "two", "three")]
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    judge = judges.CallableJudge("even", lambda answer: len(answer) % 2 == 0)
-    return Task("toy", "toy", PROMPTS[:4], PROMPTS[4:], EVALUATION, BENIGN, judge)
-
-
-@pytest.fixture(scope="module")
-def circuit(tiny: cna.Model) -> cna.Circuit:
-    return cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=12, universal=None)
 
 
 # --- outcomes -------------------------------------------------------------------------------------
@@ -121,14 +110,8 @@ def test_an_older_table_is_read_by_the_names_that_cna_gave() -> None:
 # --- scores ---------------------------------------------------------------------------------------
 
 
-def log_p(hf: Any, prompt: list[int], rest: list[int]) -> torch.Tensor:
-    with torch.inference_mode():
-        logits = hf(torch.tensor([prompt + rest])).logits[0]
-    return logits[len(prompt) - 1 : -1].double().log_softmax(-1)
-
-
 def likelihood(hf: Any, prompt: list[int], rest: list[int]) -> float:
-    return float(log_p(hf, prompt, rest).gather(1, torch.tensor(rest)[:, None]).sum())
+    return float(log_probabilities(hf, prompt, rest).gather(1, torch.tensor(rest)[:, None]).sum())
 
 
 def test_perplexity_and_relevance_of_answers_are_hugging_faces(
@@ -183,8 +166,6 @@ def test_relevance_shows_answers_that_were_swapped(tiny: cna.Model) -> None:
 def test_benign_kl_is_hugging_faces_over_all_benign_prompts(
     tiny: cna.Model, tiny_hf: Any, task: Task, circuit: cna.Circuit
 ) -> None:
-    from test_sweep import scaled  # the plain hooks of the sweep's own test
-
     result = cna.sweep(
         tiny,
         circuit,
@@ -192,23 +173,16 @@ def test_benign_kl_is_hugging_faces_over_all_benign_prompts(
         [0.0],
         ["prompt"],
         prompt_baseline="Answer in French.",
-        max_new_tokens=5,
-        kl_prompts=1,
-        perplexity=False,
-        relevance_prompts=0,
-        quiz_questions=0,
-        progress=False,
+        **FEW,
     )
     told = tiny.tokenize([f"Answer in French.\n\n{p}" for p in BENIGN])
     expected: dict[str, list[float]] = {"cna": [], "prompt": []}
     for ids, longer in zip(tiny.tokenize(BENIGN), told, strict=True):
         answer = hf_generate(tiny_hf, ids, 5)
-        base = log_p(tiny_hf, ids, answer)
-        handles = scaled(tiny_hf, circuit, 0.0)
-        steered = log_p(tiny_hf, ids, answer)
-        for handle in handles:
-            handle.remove()
-        asked = log_p(tiny_hf, longer, answer)
+        base = log_probabilities(tiny_hf, ids, answer)
+        with scaled_neurons(tiny_hf, circuit, 0.0):
+            steered = log_probabilities(tiny_hf, ids, answer)
+        asked = log_probabilities(tiny_hf, longer, answer)
         for name, other in (("cna", steered), ("prompt", asked)):
             expected[name].append(float((base.exp() * (base - other)).sum(-1).mean()))
     table = result.table[result.table.kind != "model"].set_index("method")
@@ -373,12 +347,7 @@ def test_matched_draws_disturb_benign_prompts_as_the_circuit_does(
         ["random", "random-kl"],
         random_seeds=range(4),
         random_prompts=2,
-        max_new_tokens=6,
-        kl_prompts=1,
-        perplexity=False,
-        relevance_prompts=0,
-        quiz_questions=0,
-        progress=False,
+        **FEW | {"max_new_tokens": 6},
     )
     table = result.table
     ablated = table[(table.kind == "circuit")].iloc[0].kl_benign

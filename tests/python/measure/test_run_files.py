@@ -12,7 +12,6 @@ from typing import Any
 import cna
 import pytest
 import torch
-from cna import judges
 from cna.arms import Arm, neuron_arms
 from cna.measure import answers as answering
 from cna.measure import plan as planning
@@ -20,6 +19,8 @@ from cna.steering import SteeringVector, random_like
 from cna.tasks import Task
 from conftest import CHAT_TEMPLATE, PROMPTS, make_hf, make_tokenizer
 
+EVALUATION = [f"Please do number {i}." for i in range(4)]
+BENIGN = ["Say one."]
 SMALL: dict[str, Any] = {
     "random_seeds": [0],
     "max_new_tokens": 4,
@@ -28,18 +29,6 @@ SMALL: dict[str, Any] = {
     "quiz_questions": 0,
     "progress": False,
 }
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    judge = judges.CallableJudge("even", lambda answer: len(answer) % 2 == 0)
-    evaluation = [f"Please do number {i}." for i in range(4)]
-    return Task("toy", "toy", PROMPTS[:4], PROMPTS[4:], evaluation, ["Say one."], judge)
-
-
-@pytest.fixture(scope="module")
-def circuit(tiny: cna.Model) -> cna.Circuit:
-    return cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=12, universal=None)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cna import judges
 
 # The package's attribute of this name is the function.
 from cna.arms import neuron_arms, size_arms
@@ -24,40 +23,10 @@ from cna.steering import caa, caa_mlp, mean_difference, random_like
 from cna.sweep import sweep
 from cna.tasks import Task
 from conftest import PROMPTS, down_projections
+from reference import log_probabilities, scaled_neurons
 
 EVALUATION = [f"Please do number {i}." for i in range(6)]
 BENIGN = [f"Say {word}." for word in ("one", "two", "three")]
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    judge = judges.CallableJudge("even", lambda answer: len(answer) % 2 == 0)
-    return Task("toy", "toy", PROMPTS[:4], PROMPTS[4:], EVALUATION, BENIGN, judge)
-
-
-@pytest.fixture(scope="module")
-def circuit(tiny: cna.Model) -> cna.Circuit:
-    return cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=12, universal=None)
-
-
-def scaled(hf: Any, circuit: cna.Circuit, m: float) -> list[Any]:
-    handles = []
-    for layer, module in enumerate(down_projections(hf)):
-        indices = [n.index for n in circuit if n.layer == layer]
-
-        def hook(_: Any, args: Any, indices: list[int] = indices) -> Any:
-            x = args[0].clone()
-            x[..., indices] *= m
-            return (x,)
-
-        handles.append(module.register_forward_pre_hook(hook))
-    return handles
-
-
-def log_probabilities(hf: Any, prompt: list[int], rest: list[int]) -> torch.Tensor:
-    with torch.inference_mode():
-        logits = hf(torch.tensor([prompt + rest])).logits[0]
-    return logits[len(prompt) - 1 : -1].double().log_softmax(-1)
 
 
 def test_kl_and_likelihood_equal_hugging_face(
@@ -72,10 +41,8 @@ def test_kl_and_likelihood_equal_hugging_face(
     for row, m in enumerate([1.0, 0.0, -1.0]):
         for i, (prompt, answer) in enumerate(zip(prompts, rest, strict=True)):
             base = log_probabilities(tiny_hf, prompt, answer)
-            handles = scaled(tiny_hf, circuit, m)
-            steered = log_probabilities(tiny_hf, prompt, answer)
-            for handle in handles:
-                handle.remove()
+            with scaled_neurons(tiny_hf, circuit, m):
+                steered = log_probabilities(tiny_hf, prompt, answer)
             expected = (base.exp() * (base - steered)).sum(-1).mean()
             assert kl[row, i] == pytest.approx(float(expected), abs=1e-4)
             tokens = torch.tensor(answer)[:, None]

