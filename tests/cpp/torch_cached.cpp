@@ -17,6 +17,7 @@
 #include "live_model.hpp"
 
 using namespace cna;
+using test::end_token;
 using test::LiveModel;
 
 namespace {
@@ -121,20 +122,6 @@ std::vector<TokenIds> cut_at(int64_t end, std::vector<TokenIds> answers) {
   for (TokenIds& answer : answers)
     answer.erase(std::find(answer.begin(), answer.end(), end), answer.end());
   return answers;
-}
-
-/// The end token that lets answers end at the most different steps.
-int64_t end_token(const std::vector<TokenIds>& answers) {
-  int64_t best = 0;
-  size_t most = 0;
-  for (int64_t token = 0; token < LiveModel::kVocab; ++token) {
-    std::set<int64_t> lengths;
-    for (const TokenIds& answer : answers)
-      lengths.insert(std::find(answer.begin(), answer.end(), token) - answer.begin());
-    if (lengths.size() > most) most = lengths.size(), best = token;
-  }
-  REQUIRE(most >= 4);
-  return best;
 }
 
 /// Log probabilities [tokens of the continuation, vocab] behind a prompt.

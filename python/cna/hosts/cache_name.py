@@ -5,17 +5,16 @@ The old name of forward's argument goes in 5.40, so it is read off the signature
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
+
+from .plain import parameters_of
 
 _NAMES = ("cache", "past_key_values")  # the newest first
 
 
 def cache_argument(hf_model: Any) -> str:
     """The name of forward's argument for keys and values."""
-    # PEFT's wrapper passes everything on and names nothing.
-    inner = hf_model.get_base_model() if hasattr(hf_model, "get_base_model") else hf_model
-    known = inspect.signature(type(inner).forward).parameters
+    known = parameters_of(hf_model)
     return next((name for name in _NAMES if name in known), _NAMES[-1])
 
 

@@ -167,13 +167,7 @@ def test_benign_kl_is_hugging_faces_over_all_benign_prompts(
     tiny: cna.Model, tiny_hf: Any, task: Task, circuit: cna.Circuit
 ) -> None:
     result = cna.sweep(
-        tiny,
-        circuit,
-        task,
-        [0.0],
-        ["prompt"],
-        prompt_baseline="Answer in French.",
-        **FEW,
+        tiny, circuit, task, [0.0], ["prompt"], prompt_baseline="Answer in French.", **FEW
     )
     told = tiny.tokenize([f"Answer in French.\n\n{p}" for p in BENIGN])
     expected: dict[str, list[float]] = {"cna": [], "prompt": []}
