@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import _core
 from ..base.progress import bar
 from ..hosts.model import Model
@@ -62,29 +64,19 @@ def discover(
         lambda: universal_neurons(model, chat=form, batch_size=batch_size, progress=progress),
     )
     intervention, _ = model._steering(1)
-    if ranking == "contribution":
-        with bar("discover", progress) as update:
-            circuit = model.core.discover(
-                *sides,
-                fraction=fraction,
-                k=k,
-                universal=list(removed.neurons) if removed else [],
-                ranking=ranking,
-                penalty=penalty,
-                intervention=intervention,
-                batch_rows=batch_size,
-                share_prefix=share_prefix,
-                progress=update,
-            )
-        templated = not ids and model.uses_chat(chat)
-        return with_prompt_provenance(circuit, model, sides, removed, templated)
     with bar("discover", progress) as update:
-        moments = model.core.contrast(
-            *sides,
-            intervention=intervention,
-            batch_rows=batch_size,
-            share_prefix=share_prefix,
-            progress=update,
-        )
-    circuit = select(model, moments, removed, fraction=fraction, k=k, ranking=ranking)
+        run: dict[str, Any] = {
+            "intervention": intervention,
+            "batch_rows": batch_size,
+            "share_prefix": share_prefix,
+            "progress": update,
+        }
+        if ranking == "contribution":  # needs the model's weights beside the moments
+            kept_out = list(removed.neurons) if removed else []
+            circuit = model.core.discover(
+                *sides, fraction, k, kept_out, ranking, penalty=penalty, **run
+            )
+        else:
+            moments = model.core.contrast(*sides, **run)
+            circuit = select(model, moments, removed, fraction=fraction, k=k, ranking=ranking)
     return with_prompt_provenance(circuit, model, sides, removed, not ids and model.uses_chat(chat))
