@@ -112,7 +112,8 @@ def test_the_linear_reading_predicts_what_an_ablation_does(capsys: Any) -> None:
     hf = make_hf()
     model = cna.live(hf, make_tokenizer())
     sides = model.tokenize(PROMPTS[:4]), model.tokenize(PROMPTS[4:])
-    score, u = model.core.contributions(*sides, penalty=0.0)
+    parts = model.core.contribution_parts(*sides)
+    score, u = parts.score(0.0), parts.direction
     layer = model.n_layers - 1
     plain = model.record(sides[0], site="residual")[:, layer].double() @ u
     predicted, measured = [], []
@@ -138,7 +139,7 @@ def test_refusals(tiny: cna.Model) -> None:
     sides = PROMPTS[:4], PROMPTS[4:]
     with pytest.raises(ValueError, match=r"^contribution: expected a penalty from 0 on"):
         cna.contributions(tiny, *sides, penalty=-1.0)
-    with pytest.raises(ValueError, match=r"^discover: expected ranking .* or 'contribution'"):
+    with pytest.raises(ValueError, match=r"^discover: expected ranking .* or 'direction'"):
         cna.discover(tiny, *sides, ranking="contributions")
     with pytest.raises(ValueError, match=r"^discover: expected \d+ neurons with a score"):
         cna.discover(tiny, *sides, ranking="contribution", fraction=1.0, universal=None)
