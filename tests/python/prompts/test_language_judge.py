@@ -93,3 +93,33 @@ def test_a_bad_language_judge_gives_one_clear_error(values, message):
 def test_an_answer_has_to_be_text():
     with pytest.raises(ValueError, match="expected an answer"):
         judges.get("spanish")(None)  # type: ignore[arg-type]
+
+
+def test_the_spanish_judge_agrees_with_labels_made_by_hand_that_it_was_not_written_on():
+    rows = judges.labelled_answers("language")
+    steered = [r for r in rows if r["method"] != "none"]
+    assert len(rows) >= 200 and len(steered) >= len(rows) / 3
+    assert len({(r["method"], r["strength"]) for r in steered}) >= 8
+    for some in (rows, steered, [r for r in rows if r["method"] == "none"]):
+        found = judges.precision_recall(
+            judges.get("spanish"),
+            [r["answer"] for r in some],
+            [r["spanish"] for r in some],
+            [r["prompt"] for r in some],
+        )
+        print(f"{len(some)} answers: {found}")
+        assert found.precision >= 0.93 and found.recall >= 0.97  # as measured, less two answers
+
+
+def test_no_labelled_answer_is_to_a_prompt_of_the_task():
+    task = tasks.load("answer-language")
+    known = {*task.positive, *task.negative, *task.evaluation, *task.benign}
+    assert not known & {r["prompt"] for r in judges.labelled_answers("language")}
+
+
+def test_the_labelled_answers_are_distinct_and_say_where_they_are_from():
+    rows = judges.labelled_answers("language")
+    fields = {"id", "prompt", "method", "layer", "strength", "tokens", "answer"}
+    assert all(set(r) == fields | {"spanish", "broken"} for r in rows)
+    assert all(isinstance(r["spanish"], bool) and isinstance(r["broken"], bool) for r in rows)
+    assert len({r["id"] for r in rows}) == len({r["answer"] for r in rows}) == len(rows)
