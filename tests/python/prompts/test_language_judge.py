@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from cna import judges, tasks
 from cna.judges import Judge, LanguageJudge
+from cna.measure.outcomes import outcome_of
 from cna.prompts.judges.languages import FUNCTION_WORDS
 
 SENTENCES = {
@@ -123,3 +124,10 @@ def test_the_labelled_answers_are_distinct_and_say_where_they_are_from():
     assert all(set(r) == fields | {"spanish", "broken"} for r in rows)
     assert all(isinstance(r["spanish"], bool) and isinstance(r["broken"], bool) for r in rows)
     assert len({r["id"] for r in rows}) == len({r["answer"] for r in rows}) == len(rows)
+
+
+def test_empty_and_looping_answers_are_broken_and_no_absence_of_spanish():
+    """`broken` comes before the verdict, so such an answer is neither Spanish nor another one."""
+    loop = "El más " + "más " * 30
+    for text, tokens in (("", []), (loop, [1, *[2] * 31]), ("xyz " * 30, [3] * 30)):
+        assert outcome_of(text, tokens, judges.get("spanish")(text)) == "broken"
