@@ -8,7 +8,7 @@ import cna
 import numpy as np
 import pytest
 import torch
-from conftest import PROMPTS, down_projections, make_hf, make_tokenizer
+from conftest import AOTI_ON_PUSH, PROMPTS, down_projections, make_hf, make_tokenizer
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma2", "gemma3", "olmo2")
 K = 9
@@ -72,19 +72,22 @@ def reference(hf: Any, family: str, sides: tuple[Any, Any], penalty: float) -> n
     return np.stack(score)
 
 
-@pytest.fixture(params=["live", "torchscript"])
-def host(request: pytest.FixtureRequest, exports: Any) -> Any:
-    def make(family: str) -> cna.Model:
-        if request.param == "live":
-            return cna.live(make_hf(family), make_tokenizer())
-        return cna.load(exports(family))
-
-    return make
+PAIRS = [(host, family) for host in ("live", "torchscript") for family in FAMILIES]
+PAIRS += [
+    pytest.param("aoti", f, marks=[] if f in AOTI_ON_PUSH else [pytest.mark.nightly])
+    for f in FAMILIES
+]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_scores_are_those_of_numpy(host: Any, family: str) -> None:
-    model = host(family)
+def open_host(host: str, family: str, exports: Any) -> cna.Model:
+    if host == "live":
+        return cna.live(make_hf(family), make_tokenizer())
+    return cna.load(exports(family, format=host))
+
+
+@pytest.mark.parametrize(("host", "family"), PAIRS)
+def test_scores_are_those_of_numpy(host: str, family: str, exports: Any) -> None:
+    model = open_host(host, family, exports)
     sides = model.tokenize(PROMPTS[:4]), model.tokenize(PROMPTS[4:])
     for penalty in (0.0, 0.1):
         expected = reference(make_hf(family), family, sides, penalty)
@@ -92,8 +95,9 @@ def test_scores_are_those_of_numpy(host: Any, family: str) -> None:
         assert np.abs(got - expected).max() <= 2e-4 * np.abs(expected).max()
 
 
-def test_discover_takes_the_largest_and_says_how(host: Any) -> None:
-    model = host("llama")
+@pytest.mark.parametrize("host", ["live", "torchscript", "aoti"])
+def test_discover_takes_the_largest_and_says_how(host: str, exports: Any) -> None:
+    model = open_host(host, "llama", exports)
     sides = model.tokenize(PROMPTS[:4]), model.tokenize(PROMPTS[4:])
     expected = reference(make_hf(), "llama", sides, 0.05)
     circuit = cna.discover(model, *sides, k=K, ranking="contribution", penalty=0.05, universal=None)
