@@ -1,4 +1,4 @@
-"""A gate looks at a prompt before it is answered: steer it, or leave it alone?
+"""A gate looks at a prompt before it is answered, and lets it be steered or not.
 
     score = sum over the circuit of sign(delta) * (a - mean) / sd     at the last prompt token
 

@@ -27,7 +27,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--baselines",
-        default="random,caa",
+        default="random,caa,contribution",
         help="names with commas, '' for none; docs/evaluation.md has all",
     )
     parser.add_argument("--coefficients", type=numbers, default=[-1.0, -0.5, -0.25], help="of CAA")

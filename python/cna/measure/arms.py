@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from .arm import Arm, neuron_arms, operation_arms, vector_arms
 from .baselines import logit_bias_arms, prompt_arms
 from .options import BASELINES, SweepOptions
 from .random_draws import matched_arms, random_arms
+
+OTHER_RANKINGS = {"contribution": "contribution", "delta": "mean_difference"}
 
 __all__ = [
     "BASELINES",
@@ -76,24 +79,35 @@ def build_arms(
     if "random-kl" in wanted:
         arms += matched_arms(model, circuit, task, options, progress)
     record: dict[str, Any] = {"batch_size": options.batch_size, "progress": progress}
-    sets = task.positive, task.negative
+    sides = task.positive, task.negative
     if "no-filter" in wanted:
         ranking = str(circuit.provenance.get("ranking", "mean_difference"))
         plain = discover(
-            model, *sets, k=len(circuit), universal=None, ranking=ranking, chat=task.chat, **record
+            model, *sides, k=len(circuit), universal=None, ranking=ranking, chat=task.chat, **record
         )
         arms += neuron_arms("no-filter", plain, steered)
+    for name, ranking in OTHER_RANKINGS.items():
+        if name not in wanted:
+            continue
+        try:
+            ranked = discover(
+                model, *sides, k=len(circuit), ranking=ranking, chat=task.chat, **record
+            )
+        except RuntimeError as error:
+            warnings.warn(f"sweep: without the baseline {name!r}: {error}", stacklevel=2)
+        else:
+            arms += neuron_arms(name, ranked, steered)
     if "caa" in wanted or "caa-answer" in wanted:
         layers = options.caa_layers
         if layers is None:
             layers = sorted({model.n_layers * part // 6 for part in (2, 3, 4, 5)})
-        vector = caa(model, *sets, layers=layers, chat=task.chat, **record)
+        vector = caa(model, *sides, layers=layers, chat=task.chat, **record)
         if "caa" in wanted:
             arms += vector_arms(vector, options.caa_coefficients)
         if "caa-answer" in wanted:
             arms += vector_arms(vector.from_answer(), options.caa_coefficients)
     if "caa-mlp" in wanted:
-        everywhere = caa_mlp(model, *sets, chat=task.chat, **record)
+        everywhere = caa_mlp(model, *sides, chat=task.chat, **record)
         arms += vector_arms(everywhere, options.caa_coefficients, per_layer=False)
     if "prompt" in wanted:
         arms += prompt_arms(task, options.prompt_baseline)

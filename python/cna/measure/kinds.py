@@ -43,6 +43,8 @@ KINDS = {
 _OWN = {
     "cna": "circuit",
     "no-filter": "circuit",
+    "contribution": "circuit",
+    "delta": "circuit",
     "random-kl": "random",
     "caa": "vector",
     "caa-answer": "vector",

@@ -17,6 +17,8 @@ BASELINES = (
     "caa-answer",
     "caa-mlp",
     "no-filter",
+    "contribution",
+    "delta",
     "prompt",
     "logit-bias",
 )
@@ -33,8 +35,9 @@ class SweepOptions:
             draws, each scaled until it disturbs benign prompts as much as the circuit), "caa"
             (residual stream, layer x coefficient, at every token), "caa-answer" (the same from the
             end of the instruction on, as Rimsky et al.), "caa-mlp" (the authors' variant),
-            "no-filter" (top neurons with the universal ones left in), "prompt" (an instruction
-            that asks for the effect) and "logit-bias" (a constant on the logits).
+            "no-filter" (top neurons with the universal ones left in), "contribution" and "delta" (as
+            many neurons by that ranking, see `cna.discover`), "prompt" (an instruction that asks for
+            the effect) and "logit-bias" (a constant on the logits).
         caa_layers: layers of "caa", from 0; four between a third and five sixths of the model's
             depth by default.
         caa_coefficients: c of "caa" and "caa-mlp", a multiple of the vector, which is in the units

@@ -19,6 +19,9 @@ COLOURS = {
     "random": "#6E6E6E",
     "random-kl": "#6E6E6E",
     "no-filter": "#009E73",
+    "contribution": "#00856F",
+    "delta": "#0072B2",
+    "tuned": "#8B1A4A",
     "prompt": "#000000",
     "logit-bias": "#7F5FA8",
 }
@@ -31,6 +34,9 @@ MARKERS = {
     "random": "X",
     "random-kl": "P",
     "no-filter": "^",
+    "contribution": "h",
+    "delta": "o",
+    "tuned": "d",
     "prompt": "*",
     "logit-bias": "v",
 }
@@ -42,6 +48,9 @@ LABELS = {
     "random": "random neurons",
     "random-kl": "random neurons of equal KL",
     "no-filter": "CNA, no universal filter",
+    "contribution": "circuit by contribution",
+    "delta": "circuit by delta",
+    "tuned": "tuned circuit",
     "prompt": "instruction",
     "logit-bias": "logit bias",
 }
