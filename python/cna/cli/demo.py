@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..base.files import write_whole
 from ..circuits.discovery import discover
+from ..circuits.layer_table import layers_sentence
 from ..circuits.universal import universal_neurons
 from ..hosts.loading import load
 from ..measure.sweep import sweep
@@ -81,6 +82,8 @@ def run_demo(
     text = markdown(result.table, result.answers, result.controls(), circuit)
     write_whole(out / "table.md", lambda p: p.write_text(text, encoding="utf-8"))
     print("\n".join(f"   {line}" for line in text.splitlines()))
+    if result.layers is not None:
+        print(f"   {layers_sentence(result.layers)}")
     print("4. Against the model, prompt by prompt (exact McNemar tests, Holm-corrected)")
     for row in result.compare().to_dict("records"):
         layer = "" if row["layer"] != row["layer"] else f" layer {row['layer']:.0f}"
@@ -115,7 +118,8 @@ def run_demo(
     for name, held, value in checks:
         print(f"   {'yes' if held else 'NO ':<4}{name}: {value}")
     print(
-        f"6. Wrote {out}/ : circuit.json, table.csv, table.md, answers.csv, figures/, report.html"
+        f"6. Wrote {out}/ : circuit.json, table.csv, table.md, answers.csv, layers.csv, figures/, "
+        "report.html"
     )
     print(f"   in {time.monotonic() - started:.0f} s")
     return 0

@@ -55,6 +55,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 @together
 def run(args: argparse.Namespace) -> int:
     from .. import Circuit, discover, many
+    from ..circuits.layer_table import layers_sentence
     from ..many import ranks
     from ..measure.sweep import sweep
     from ..prompts import tasks
@@ -97,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     draws = result.controls()
     if len(draws):
         print(draws.to_string(index=False, float_format="%.3f", na_rep=""))
+    if result.layers is not None:
+        print(layers_sentence(result.layers))
     if "quiz" in result.settings:
         print(f"accuracy: {result.settings['quiz']}")
     print(f"wrote {args.out}")
