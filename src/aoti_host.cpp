@@ -4,8 +4,13 @@
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/version.h>
 
+#include <filesystem>
+#include <fstream>
+#include <map>
+
 #include "archive.hpp"
 #include "cna/error.hpp"
+#include "cna/sha256.hpp"
 #include "cna/torch/host.hpp"
 #include "cna/torch/tap.hpp"
 #include "step_error.hpp"
@@ -15,10 +20,34 @@ namespace {
 
 using ::torch::inductor::AOTIModelPackageLoader;
 
+/// The gains that stand beside a package, float32 [1 or 1 + layers, hidden].
+at::Tensor read_gains(const std::filesystem::path& folder, const Manifest& manifest,
+                      int64_t layers) {
+  const auto path = folder / manifest.gains;
+  const auto changed = [&](const std::string& what) {
+    throw_error(
+        "contribution: expected the gains that the manifest describes in '{}', got {}; export the "
+        "model again",
+        path.string(), what);
+  };
+  if (!std::filesystem::exists(path)) changed("no file");
+  if (sha256_of_file(path) != manifest.gains_sha256) changed("another SHA-256");
+  const auto numbers = static_cast<int64_t>(std::filesystem::file_size(path) / sizeof(float));
+  const int64_t rows = numbers / manifest.hidden;
+  if (numbers != rows * manifest.hidden || (rows != 1 && rows != 1 + layers))
+    changed(fmt::format("{} numbers", numbers));
+  at::Tensor out = at::empty({rows, manifest.hidden}, at::kFloat);
+  std::ifstream file(path, std::ios::binary);
+  file.read(static_cast<char*>(out.data_ptr()), static_cast<std::streamsize>(out.nbytes()));
+  if (!file) changed("an unreadable file");
+  return out;
+}
+
 class AotiHost final : public Host {
  public:
-  AotiHost(std::unique_ptr<AOTIModelPackageLoader> package, ModelInfo info)
-      : package_(std::move(package)) {
+  AotiHost(std::unique_ptr<AOTIModelPackageLoader> package, ModelInfo info, Manifest manifest,
+           std::filesystem::path folder)
+      : package_(std::move(package)), manifest_(std::move(manifest)), folder_(std::move(folder)) {
     info_ = std::move(info);
     taps_ = std::make_shared<Taps>(info_.shape.layers);
   }
@@ -53,6 +82,19 @@ class AotiHost final : public Host {
   void run_to_last_tap(const Step& step) override { (void)logits(step); }
   [[nodiscard]] Taps& taps() override { return *taps_; }
 
+  [[nodiscard]] Write write(int64_t layer) override {
+    if (manifest_.gains.empty()) return Host::write(layer);
+    const at::Tensor weight =
+        constant("model." + info_.neuron_sites.at(static_cast<size_t>(layer)) + ".weight");
+    const at::Tensor all = gains();
+    return {manifest_.transposed ? weight.t() : weight,
+            all.size(0) > 1 ? all[1 + layer] : at::Tensor()};
+  }
+  [[nodiscard]] Readout readout() override {
+    if (manifest_.gains.empty()) return Host::readout();
+    return {constant(manifest_.unembedding), gains()[0], manifest_.centred};
+  }
+
   void to(c10::Device device) override {
     if (with_index(device) != info_.device) {
       throw_value_error(
@@ -63,8 +105,34 @@ class AotiHost final : public Host {
   }
 
  private:
+  /// A weight of the package, where it lies.
+  [[nodiscard]] at::Tensor constant(const std::string& name) {
+    if (constants_.empty()) {
+      for (const auto& [fqn, tensor] : package_->get_runner()->extract_constants_map(false))
+        constants_.emplace(fqn, tensor);
+    }
+    const auto found = constants_.find(name);
+    if (found == constants_.end()) {
+      throw_error(
+          "contribution: expected the weight '{}' in the package, found none; export the model "
+          "again",
+          name);
+    }
+    return found->second;
+  }
+
+  [[nodiscard]] at::Tensor gains() {
+    if (!gains_.defined())
+      gains_ = read_gains(folder_, manifest_, info_.shape.layers).to(info_.device);
+    return gains_;
+  }
+
   std::unique_ptr<AOTIModelPackageLoader> package_;
   std::shared_ptr<Taps> taps_;
+  Manifest manifest_;
+  std::filesystem::path folder_;
+  std::map<std::string, at::Tensor> constants_;
+  at::Tensor gains_;  // float32 [1 or 1 + layers, hidden]
 };
 
 std::string minor_version(const std::string& version) {
@@ -128,7 +196,7 @@ std::unique_ptr<Host> open_aoti(const std::filesystem::path& folder, const HostO
     auto package = std::make_unique<AOTIModelPackageLoader>(
         file.string(), "model", /*run_single_threaded=*/false, /*num_runners=*/1,
         info.device.is_cpu() ? -1 : info.device.index());
-    return std::make_unique<AotiHost>(std::move(package), std::move(info));
+    return std::make_unique<AotiHost>(std::move(package), std::move(info), manifest, folder);
   } catch (const std::exception& error) {
     throw_error(
         "load: expected an AOTInductor package, got '{}' ({}); the file is truncated or of another "

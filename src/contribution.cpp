@@ -4,6 +4,7 @@
 
 #include "cna/error.hpp"
 #include "two_sets.hpp"
+#include "write_scale.hpp"
 
 namespace cna {
 namespace {
@@ -18,24 +19,6 @@ class Magnitudes {
   void end_batch() {}
 
   GroupedMoments<at::Tensor> moments;
-};
-
-/// Mean over all prompts of 1 / rms of each layer's MLP output.
-class InverseScale {
- public:
-  explicit InverseScale(int64_t layers) : sums_(static_cast<size_t>(layers)) {}
-  void add(int64_t layer, std::span<const int64_t> prompts, const at::Tensor& outputs) {
-    at::Tensor& sum = sums_[static_cast<size_t>(layer)];
-    const at::Tensor mine = outputs.to(at::kDouble).square().mean(-1).rsqrt().sum();
-    sum = sum.defined() ? sum + mine : mine;
-    if (layer == 0) count_ += static_cast<int64_t>(prompts.size());
-  }
-  void end_batch() {}
-  [[nodiscard]] at::Tensor mean() const { return at::stack(sums_) / static_cast<double>(count_); }
-
- private:
-  std::vector<at::Tensor> sums_;
-  int64_t count_ = 0;
 };
 
 /// Mean probability of each next token, by set.
@@ -107,29 +90,50 @@ ContributionParts contribution_parts(Model& model, std::span<const TokenIds> pos
   std::vector<int> negatives;
   for (const int group : sets.group_of_prompt) negatives.push_back(group == 1 ? 0 : -1);
   Readout readout;
-  bool normed = false;
   {
     const Model::Turn turn = model.take_turn("contribution");
     readout = model.host().readout();  // bad hosts are found before the long part
-    normed = model.host().write(0).gain.defined();
   }
+  const bool normed = has_post_norm(model, "contribution");
   GroupedMoments<at::Tensor> moments(sets.group_of_prompt);
   Magnitudes magnitudes(negatives);
   NextToken next(sets);
-  InverseScale scale(model.shape().layers);
-  if (normed) {
-    record(model, sets.prompts, options, at<Site::neuron>(moments), at<Site::neuron>(magnitudes),
-           at<Site::mlp_output>(scale), at_logits(next));
-  } else {
-    record(model, sets.prompts, options, at<Site::neuron>(moments), at<Site::neuron>(magnitudes),
-           at_logits(next));
-  }
+  const at::Tensor scale =
+      record_scaled(model, sets.prompts, options, normed, at<Site::neuron>(moments),
+                    at<Site::neuron>(magnitudes), at_logits(next));
   c10::InferenceMode guard;
   ContributionParts out;
   out.contrast = {moments.together(0), moments.together(1)};
   out.magnitude = magnitudes.moments.together(0).mean();
   out.direction = direction_of(readout, next.difference);
-  out.writes = writes_along(model, out.direction, normed ? scale.mean() : at::Tensor());
+  out.writes = writes_along(model, out.direction, scale);
+  return out;
+}
+
+std::map<int64_t, at::Tensor> difference_written(Model& model, const Circuit& circuit) {
+  if (circuit.shape() != model.shape())
+    throw_value_error(
+        "shift: expected a circuit of {} x {} neurons, got one of {} x {}; it belongs to another "
+        "model",
+        model.shape().layers, model.shape().width, circuit.shape().layers, circuit.shape().width);
+  const Model::Turn turn = model.take_turn("shift");
+  c10::InferenceMode guard;
+  std::map<int64_t, at::Tensor> delta;  // of a whole layer
+  for (const Neuron& neuron : circuit.neurons()) {
+    at::Tensor& mine = delta[neuron.layer];
+    if (!mine.defined()) mine = at::zeros({circuit.shape().width}, at::kDouble);
+    mine.data_ptr<double>()[neuron.index] = neuron.delta;
+  }
+  std::map<int64_t, at::Tensor> out;
+  for (const auto& [layer, values] : delta) {
+    const Write write = model.host().write(layer);
+    if (write.gain.defined())
+      throw_error(
+          "shift: expected a model that adds its MLPs' outputs as they are, got one with a norm "
+          "behind them; steer it with cna");
+    const at::Tensor w = write.weight.to(at::kDouble);
+    out[layer] = w.matmul(values.to(w.device()));
+  }
   return out;
 }
 

@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "cna/error.hpp"
-#include "cna/torch/contribution.hpp"
+#include "cna/torch/ranking.hpp"
 #include "cna/version.hpp"
 #include "two_sets.hpp"
 
@@ -30,7 +30,7 @@ DeviceContrast device_contrast(Model& model, std::span<const TokenIds> positive,
 
 Provenance detail::discovery_provenance(const ModelInfo& model, int64_t k, int64_t positive,
                                         int64_t negative, const DiscoverOptions& options) {
-  return {
+  Provenance out{
       {"cna_version", json_string(version)},
       {"model_id", json_string(model.id)},
       {"weights_hash", json_string(model.weights_hash)},
@@ -40,10 +40,21 @@ Provenance detail::discovery_provenance(const ModelInfo& model, int64_t k, int64
       {"ranking", json_string(ranking_name(options.ranking))},
       {"penalty",
        options.ranking == Ranking::contribution ? fmt::format("{}", options.penalty) : "null"},
+      {"side", json_string(options.chosen_side() == Side::positive ? "positive" : "both")},
+      {"layers", "null"},
       {"positive_prompts", fmt::format("{}", positive)},
       {"negative_prompts", fmt::format("{}", negative)},
       {"universal_neurons", fmt::format("{}", options.universal.size())},
   };
+  const int64_t layers = model.shape.layers;
+  if (!options.layers.whole(layers))
+    out["layers"] = fmt::format("[{}, {}]", options.layers.first,
+                                options.layers.last == -1 ? layers - 1 : options.layers.last);
+  if (options.ranking == Ranking::direction) {
+    out["direction"] = json_string(options.direction.defined() ? "given" : "caa");
+    out["direction_layer"] = fmt::format("{}", options.layer_of_direction(layers));
+  }
+  return out;
 }
 
 Circuit discover(Model& model, std::span<const TokenIds> positive,
@@ -55,14 +66,8 @@ Circuit discover(Model& model, std::span<const TokenIds> positive,
   else if (*discovery.k < 1 || *discovery.k > model.shape().size())
     throw_value_error("discover: expected k between 1 and {} neurons, got {}; choose another k",
                       model.shape().size(), *discovery.k);
-  const auto found = [&] {
-    if (discovery.ranking != Ranking::contribution)
-      return select_circuit(model.info(), device_contrast(model, positive, negative, options),
-                            discovery);
-    const ContributionParts parts = contribution_parts(model, positive, negative, options);
-    return select_circuit(model.info(), parts.contrast, parts.score(discovery.penalty), discovery);
-  };
-  Circuit circuit = found();
+  Circuit circuit = select_scored(
+      model.info(), score_neurons(model, positive, negative, discovery, options), discovery);
   circuit.provenance()["prompt_hash"] = json_string(prompt_hash(positive, negative));
   return circuit;
 }

@@ -64,18 +64,32 @@ void Intervention::drop_identities() {
   }
 }
 
-Intervention Intervention::scale(const Circuit& circuit, std::span<const double> multipliers) {
-  Intervention out(static_cast<int64_t>(multipliers.size()));
-  for (const double m : multipliers) require_finite("scale", m);
-  for (const Neuron& neuron : circuit.neurons()) {
-    Edit& edit = out.at_slot(Site::neuron, neuron.layer, circuit.shape().width, true, false);
-    for (size_t arm = 0; arm < multipliers.size(); ++arm)
-      edit.scale
-          .data_ptr<double>()[static_cast<int64_t>(arm) * circuit.shape().width + neuron.index] =
-          multipliers[arm];
+template <class ScaleOf, class ShiftOf>
+Intervention Intervention::at_neurons(const char* function, const Circuit& circuit,
+                                      std::span<const double> arms, ScaleOf scale_of,
+                                      ShiftOf shift_of) {
+  Intervention out(static_cast<int64_t>(arms.size()));
+  for (const double strength : arms) require_finite(function, strength);
+  const int64_t width = circuit.shape().width;
+  for (size_t i = 0; i < circuit.neurons().size(); ++i) {
+    const Neuron& neuron = circuit.neurons()[i];
+    Edit& edit = out.at_slot(Site::neuron, neuron.layer, width, true, true);
+    double* scale = edit.scale.data_ptr<double>() + neuron.index;
+    double* shift = edit.shift.data_ptr<double>() + neuron.index;
+    for (size_t arm = 0; arm < arms.size(); ++arm, scale += width, shift += width) {
+      *scale = scale_of(i, arms[arm]);
+      *shift = shift_of(i, arms[arm]);
+      require_finite(function, *shift);
+    }
   }
   out.drop_identities();
   return out;
+}
+
+Intervention Intervention::scale(const Circuit& circuit, std::span<const double> multipliers) {
+  return at_neurons(
+      "scale", circuit, multipliers, [](size_t, double m) { return m; },
+      [](size_t, double) { return 0.0; });
 }
 
 Intervention Intervention::set(const Circuit& circuit, std::span<const double> values) {
@@ -84,28 +98,44 @@ Intervention Intervention::set(const Circuit& circuit, std::span<const double> v
         "set: expected one value per neuron ({}), got {}; pass them in the circuit's "
         "order",
         circuit.size(), values.size());
-  Intervention out(1);
-  for (size_t i = 0; i < values.size(); ++i) {
-    require_finite("set", values[i]);
-    const Neuron& neuron = circuit.neurons()[i];
-    Edit& edit = out.at_slot(Site::neuron, neuron.layer, circuit.shape().width, true, true);
-    edit.scale.data_ptr<double>()[neuron.index] = 0.0;
-    edit.shift.data_ptr<double>()[neuron.index] = values[i];
-  }
-  return out;
+  return at_neurons(
+      "set", circuit, std::vector{0.0}, [](size_t, double m) { return m; },
+      [&](size_t i, double) { return values[i]; });
 }
 
-Intervention Intervention::mean_ablate(const Circuit& circuit, const Grid& means) {
+namespace {
+
+/// The circuit's entries of a grid of means.
+std::vector<double> means_of(const char* function, const Circuit& circuit, const Grid& means) {
   const GridShape shape{means.rows(), means.cols()};
   if (shape != circuit.shape())
-    throw_value_error(
-        "mean_ablate: expected means of {} x {}, got {} x {}; record them on the same "
-        "model",
-        circuit.shape().layers, circuit.shape().width, shape.layers, shape.width);
+    throw_value_error("{}: expected means of {} x {}, got {} x {}; record them on the same model",
+                      function, circuit.shape().layers, circuit.shape().width, shape.layers,
+                      shape.width);
   std::vector<double> values;
   for (const Neuron& neuron : circuit.neurons())
     values.push_back(means(neuron.layer, neuron.index));
-  return set(circuit, values);
+  return values;
+}
+
+}  // namespace
+
+Intervention Intervention::mean_ablate(const Circuit& circuit, const Grid& means) {
+  return set(circuit, means_of("mean_ablate", circuit, means));
+}
+
+Intervention Intervention::towards(const Circuit& circuit, const Grid& target,
+                                   std::span<const double> shares) {
+  const std::vector<double> values = means_of("towards", circuit, target);
+  return at_neurons(
+      "towards", circuit, shares, [](size_t, double c) { return 1.0 - c; },
+      [&](size_t i, double c) { return c * values[i]; });
+}
+
+Intervention Intervention::shift(const Circuit& circuit, std::span<const double> coefficients) {
+  return at_neurons(
+      "shift", circuit, coefficients, [](size_t, double) { return 1.0; },
+      [&](size_t i, double c) { return -c * circuit.neurons()[i].delta; });
 }
 
 Intervention Intervention::add(Site site, int64_t layer, const at::Tensor& vector,

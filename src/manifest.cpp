@@ -78,6 +78,13 @@ Manifest read_manifest(const std::filesystem::path& folder) {
       out.device = json.at("device").get<std::string>();
       out.cpu_capability = json.at("cpu_capability").get<std::string>();
       out.neuron_sites = json.at("neuron_sites").get<std::vector<std::string>>();
+      if (json.contains("gains")) {
+        const auto& gains = json.at("gains");
+        out.gains = gains.at("file").get<std::string>();
+        out.gains_sha256 = gains.at("sha256").get<std::string>();
+        out.centred = gains.at("centred").get<bool>();
+        out.transposed = gains.at("transposed").get<bool>();
+      }
     } else if (out.archive_format != "torchscript") {
       throw_value_error(
           "load: expected archive_format 'torchscript' or 'aoti' in '{}', got '{}'; update cna or "
@@ -107,7 +114,8 @@ Manifest read_manifest(const std::filesystem::path& folder) {
           out.layers, path.string(), out.dtype, compiled ? out.device : "any device",
           out.cache.size(), out.neuron_sites.size());
     }
-    if (out.archive.find('/') != std::string::npos || out.archive.empty()) {
+    if (out.archive.find('/') != std::string::npos || out.archive.empty() ||
+        out.gains.find('/') != std::string::npos) {
       throw_value_error(
           "load: expected a plain file name as archive in '{}', got '{}'; export the "
           "model again",

@@ -52,6 +52,11 @@ struct Manifest {
   std::string device;          ///< "cpu" or "cuda"
   std::string cpu_capability;  ///< instructions that it needs, as at::get_cpu_capability names them
   std::vector<std::string> neuron_sites;  ///< module path of each layer's down projection
+  bool transposed = false;                ///< down projections are [width, hidden], as GPT-2's
+  std::string gains;         ///< file of float32 gains [1 or 1 + layers, hidden]: the final norm's,
+                             ///< then those behind each MLP; empty: not known
+  std::string gains_sha256;  ///< of that file
+  bool centred = false;      ///< the final norm takes the mean off
 };
 
 /// Reads and checks folder/manifest.json.

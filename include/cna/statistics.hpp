@@ -3,13 +3,17 @@
 ///   Wilson interval: the p with |rate - p| <= z * sqrt(p * (1 - p) / n)
 ///   hypergeometric:  P[X >= x], X = marked items in n draws from N items, K of them marked
 ///   McNemar, exact:  the binomial(b + c, 1/2) two-sided p of b against c discordant pairs
+///   threshold:       the lowest one that at most a share of the negative scores passes
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <numbers>
+#include <span>
+#include <vector>
 
 #include "cna/error.hpp"
 
@@ -149,6 +153,45 @@ struct Interval {
     term += std::log(static_cast<double>(n - i) / static_cast<double>(i + 1));
   }
   return std::min(1.0, 2.0 * sum);
+}
+
+/// A threshold on scores, and what it does on the scores that it was chosen on.
+struct Threshold {
+  double value = 0.0;           ///< a score above it passes
+  double true_positives = 0.0;  ///< share of the positive scores that passes
+  double false_positives = 0.0;
+};
+
+/// The lowest threshold that at most a share `most` of the negative scores passes, halfway to the
+/// next score above it. Throws ValueError for an empty set, a score that is not finite, or a share
+/// outside [0, 1).
+[[nodiscard]] inline Threshold threshold_at(std::span<const double> positive,
+                                            std::span<const double> negative, double most) {
+  if (positive.empty() || negative.empty() || !(most >= 0.0 && most < 1.0))
+    throw_value_error(
+        "threshold: expected scores of both sets and a share from 0 to below 1, got {} positive, "
+        "{} negative and {}; pass 0.05",
+        positive.size(), negative.size(), most);
+  std::vector<double> falling(negative.begin(), negative.end());
+  std::vector<double> all(positive.begin(), positive.end());
+  all.insert(all.end(), negative.begin(), negative.end());
+  if (!std::all_of(all.begin(), all.end(), [](double x) { return std::isfinite(x); }))
+    throw_value_error("threshold: expected finite scores, got NaN or infinity; score again");
+  std::sort(falling.begin(), falling.end(), std::greater<>());
+  const auto allowed = static_cast<std::size_t>(most * static_cast<double>(falling.size()));
+  const double floor = falling[allowed];  // this one must not pass any more
+  double next = std::numeric_limits<double>::infinity();
+  for (const double x : all)
+    if (x > floor) next = std::min(next, x);
+  Threshold out{std::isfinite(next) ? floor + 0.5 * (next - floor) : floor};
+  const auto share = [&](std::span<const double> scores) {
+    const auto n =
+        std::count_if(scores.begin(), scores.end(), [&](double x) { return x > out.value; });
+    return static_cast<double>(n) / static_cast<double>(scores.size());
+  };
+  out.true_positives = share(positive);
+  out.false_positives = share(negative);
+  return out;
 }
 
 }  // namespace cna

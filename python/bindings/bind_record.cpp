@@ -1,8 +1,8 @@
 #include <ATen/ATen.h>
 
+#include "bind_moments.hpp"
 #include "bindings.hpp"
 #include "cna/error.hpp"
-#include "cna/torch/contribution.hpp"
 #include "cna/torch/control.hpp"
 #include "cna/torch/discover.hpp"
 #include "cna/torch/steering_vector.hpp"
@@ -10,42 +10,7 @@
 namespace cna::python {
 namespace {
 
-using Places = std::vector<std::pair<int32_t, int32_t>>;
 using Counter = BasicUniversalCounter<at::Tensor>;
-
-/// Moments cross as a dict of count, mean and m2; tensors as they are, since grids can be large.
-py::dict moments_dict(const Moments<at::Tensor>& m) {
-  py::dict out;
-  out["count"] = m.count();
-  out["mean"] = m.mean().to(at::kCPU);
-  out["m2"] = m.m2().to(at::kCPU);
-  return out;
-}
-
-Moments<at::Tensor> moments_from(const py::dict& values) {
-  const auto grid = [&](const char* name) {
-    return py::cast<at::Tensor>(values[name]).to(at::kCPU, at::kDouble);
-  };
-  return Moments<at::Tensor>::of(py::cast<int64_t>(values["count"]), grid("mean"), grid("m2"));
-}
-
-DiscoverOptions discover_options(double fraction, std::optional<int64_t> k, const Places& universal,
-                                 const std::string& ranking) {
-  DiscoverOptions out;
-  out.fraction = fraction;
-  out.k = k;
-  for (const auto& [layer, index] : universal) out.universal.push_back({layer, index});
-  for (const Ranking known :
-       {Ranking::mean_difference, Ranking::effect_size, Ranking::contribution}) {
-    if (ranking != ranking_name(known)) continue;
-    out.ranking = known;
-    return out;
-  }
-  throw_value_error(
-      "discover: expected ranking 'mean_difference', 'effect_size' or 'contribution', got '{}'; "
-      "choose one",
-      ranking);
-}
 
 void bind_universal(py::module_& m) {
   py::class_<Counter>(m, "UniversalCounter",
@@ -130,7 +95,7 @@ void bind_record(py::module_& m, py::class_<Model>& model) {
           py::gil_scoped_release release;
           both = device_contrast(self, positive, negative, options, site_from(site));
         }
-        return std::pair(moments_dict(both.positive), moments_dict(both.negative));
+        return contrast_dicts(both);
       },
       py::arg("positive"), py::arg("negative"), py::arg("site") = "neuron",
       "Moments of both sets: dicts of count, mean and m2, float64 [n_layers, features].");
@@ -154,45 +119,6 @@ void bind_record(py::module_& m, py::class_<Model>& model) {
         return counter;
       },
       py::arg("prompts"), py::arg("top_fraction") = 0.001);
-  model.def(
-      "discover",
-      [](Model& self, const Prompts& positive, const Prompts& negative, double fraction,
-         std::optional<int64_t> k, const Places& universal, const std::string& ranking,
-         double penalty, const std::string& side, std::pair<int64_t, int64_t> layers,
-         const py::kwargs& run) {
-        const RunOptions options = run_options(run);
-        DiscoverOptions discovery = discover_options(fraction, k, universal, ranking);
-        discovery.penalty = penalty;
-        if (!side.empty()) discovery.side = side == "positive" ? Side::positive : Side::both;
-        discovery.layers = {layers.first, layers.second};
-        py::gil_scoped_release release;
-        return discover(self, positive, negative, discovery, options);
-      },
-      py::arg("positive"), py::arg("negative"), py::arg("fraction") = 0.001,
-      py::arg("k") = py::none(), py::arg("universal") = Places(),
-      py::arg("ranking") = "mean_difference", py::arg("penalty") = 0.1, py::arg("side") = "",
-      py::arg("layers") = std::pair<int64_t, int64_t>(0, -1));
-  model.def(
-      "contributions",
-      [](Model& self, const Prompts& positive, const Prompts& negative, double penalty,
-         const py::kwargs& run) {
-        const RunOptions options = run_options(run);
-        py::gil_scoped_release release;
-        const ContributionParts parts = contribution_parts(self, positive, negative, options);
-        return std::pair(parts.score(penalty).to(at::kCPU), parts.direction.to(at::kCPU));
-      },
-      py::arg("positive"), py::arg("negative"), py::arg("penalty") = 0.1,
-      "(score [n_layers, width], direction [hidden]), float64.");
-  model.def(
-      "select",
-      [](const Model& self, const py::dict& positive, const py::dict& negative, double fraction,
-         std::optional<int64_t> k, const Places& universal, const std::string& ranking) {
-        const DeviceContrast both{moments_from(positive), moments_from(negative)};
-        return select_circuit(self.info(), both, discover_options(fraction, k, universal, ranking));
-      },
-      py::arg("positive"), py::arg("negative"), py::arg("fraction") = 0.001,
-      py::arg("k") = py::none(), py::arg("universal") = Places(),
-      py::arg("ranking") = "mean_difference", "The circuit of two sets' moments.");
   m.def(
       "merge_moments",
       [](const py::dict& a, const py::dict& b) {

@@ -1,6 +1,7 @@
 #include "bindings.hpp"
 #include "cna/error.hpp"
 #include "cna/torch/intervention.hpp"
+#include "cna/torch/tensor_traits.hpp"
 
 namespace cna::python {
 
@@ -10,6 +11,18 @@ Site site_from(const std::string& name) {
   throw_value_error("site: expected 'neuron', 'mlp_output' or 'residual', got '{}'; choose one",
                     name);
 }
+
+namespace {
+
+Grid grid_from(const char* function, const at::Tensor& means) {
+  if (means.dim() != 2)
+    throw_value_error(
+        "{}: expected means [n_layers, width], got {} dimensions; average recordings over prompts",
+        function, means.dim());
+  return to_grid(means.detach().to(at::kCPU, at::kDouble));
+}
+
+}  // namespace
 
 void bind_steering(py::module_& m) {
   py::class_<Intervention>(m, "Intervention",
@@ -32,16 +45,23 @@ void bind_steering(py::module_& m) {
       .def_static(
           "mean_ablate",
           [](const Circuit& c, const at::Tensor& means) {
-            const at::Tensor t = means.detach().to(at::kCPU, at::kDouble).contiguous();
-            if (t.dim() != 2)
-              throw_value_error(
-                  "mean_ablate: expected means [n_layers, width], got {} dimensions; "
-                  "average recordings over prompts",
-                  t.dim());
-            return Intervention::mean_ablate(
-                c, Eigen::Map<const Grid>(t.data_ptr<double>(), t.size(0), t.size(1)));
+            return Intervention::mean_ablate(c, grid_from("mean_ablate", means));
           },
           py::arg("circuit"), py::arg("means"), "a <- the neuron's mean, means [n_layers, width].")
+      .def_static(
+          "towards",
+          [](const Circuit& c, const at::Tensor& target, const std::vector<double>& shares) {
+            return Intervention::towards(c, grid_from("towards", target), shares);
+          },
+          py::arg("circuit"), py::arg("target"), py::arg("shares"),
+          "a <- a + c * (target - a), target [n_layers, width], one arm per share.")
+      .def_static(
+          "shift",
+          [](const Circuit& c, const std::vector<double>& coefficients) {
+            return Intervention::shift(c, coefficients);
+          },
+          py::arg("circuit"), py::arg("coefficients"),
+          "a <- a - c * delta, one arm per coefficient.")
       .def_static(
           "add",
           [](const std::string& site, int64_t layer, const at::Tensor& vector,

@@ -18,8 +18,10 @@ namespace py = pybind11;
 void bind_circuit(py::module_& m);                             // neurons, circuits, their files
 void bind_statistics(py::module_& m);                          // intervals, overlaps, text quality
 void bind_steering(py::module_& m);                            // interventions
+void bind_gate(py::module_& m);                                // gates on prompts
 py::class_<Model> bind_host(py::module_& m);                   // load, live, move; taps
-void bind_record(py::module_& m, py::class_<Model>& model);    // record, contrast, discover
+void bind_record(py::module_& m, py::class_<Model>& model);    // record, contrast, vectors
+void bind_discover(py::module_& m, py::class_<Model>& model);  // rankings, selection, discovery
 void bind_generate(py::module_& m, py::class_<Model>& model);  // answers, likelihoods, sweeps
 
 using Prompts = std::vector<TokenIds>;

@@ -37,5 +37,7 @@ PYBIND11_MODULE(_core, m) {
   cna::python::bind_steering(m);
   auto model = cna::python::bind_host(m);
   cna::python::bind_record(m, model);
+  cna::python::bind_discover(m, model);
+  cna::python::bind_gate(m);
   cna::python::bind_generate(m, model);
 }

@@ -25,15 +25,18 @@ if torch.__version__.split(".")[:2] != _built_against.split(".")[:2]:
     )
 
 from . import _core, analysis, prompts
-from ._core import Circuit, Intervention, Neuron, NonFiniteError, Overlap, compare
+from ._core import Circuit, Gate, Intervention, Neuron, NonFiniteError, Overlap, compare
 from .base.names import PLACES, register
 from .circuits import (
+    Operation,
     SteeringVector,
     UniversalNeurons,
     caa,
     caa_mlp,
     contributions,
     discover,
+    fit_gate,
+    mean_activations,
     random_like,
     record,
     universal_neurons,
@@ -45,6 +48,7 @@ from .hosts.model import Model
 from .measure.options import SweepOptions
 from .measure.result import SweepResult
 from .measure.sweep import sweep
+from .measure.tuning import TuneResult, tune
 from .paper import Reproduction, reproduce
 from .prompts import judges, tasks
 from .ship import Conversion, convert
@@ -69,15 +73,18 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "Circuit",
     "Conversion",
+    "Gate",
     "Intervention",
     "Model",
     "Neuron",
     "NonFiniteError",
+    "Operation",
     "Overlap",
     "Reproduction",
     "SteeringVector",
     "SweepOptions",
     "SweepResult",
+    "TuneResult",
     "UniversalNeurons",
     "analysis",
     "caa",
@@ -88,14 +95,17 @@ __all__ = [
     "discover",
     "doctor",
     "export",
+    "fit_gate",
     "judges",
     "live",
     "load",
+    "mean_activations",
     "prompts",
     "random_like",
     "record",
     "reproduce",
     "sweep",
     "tasks",
+    "tune",
     "universal_neurons",
 ]

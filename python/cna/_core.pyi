@@ -6,7 +6,7 @@ import collections.abc
 import os
 import torch
 import typing
-__all__: list[str] = ['Circuit', 'Intervention', 'Model', 'Neuron', 'NonFiniteError', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'n_gram_quality', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
+__all__: list[str] = ['Circuit', 'ContributionParts', 'Gate', 'Intervention', 'Model', 'Neuron', 'NonFiniteError', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'coverage', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'n_gram_quality', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
 class NonFiniteError(RuntimeError):
     """
     A model's numbers overflowed, so that nothing can be read off them.
@@ -199,6 +199,16 @@ class Intervention:
         """
         a <- value, one per neuron in circuit order.
         """
+    @staticmethod
+    def shift(circuit: Circuit, coefficients: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> Intervention:
+        """
+        a <- a - c * delta, one arm per coefficient.
+        """
+    @staticmethod
+    def towards(circuit: Circuit, target: torch.Tensor, shares: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> Intervention:
+        """
+        a <- a + c * (target - a), target [n_layers, width], one arm per share.
+        """
     def __init__(self, arms: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
         ...
     def from_last(self, tokens: typing.SupportsInt | typing.SupportsIndex) -> Intervention:
@@ -256,14 +266,18 @@ class Model:
         """
         Moments of both sets: dicts of count, mean and m2, float64 [n_layers, features].
         """
-    def contributions(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], penalty: typing.SupportsFloat | typing.SupportsIndex = 0.1, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        (score [n_layers, width], direction [hidden]), float64.
-        """
+    def contribution_parts(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> ContributionParts:
+        ...
     def count_universal(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], top_fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, **kwargs) -> UniversalCounter:
         ...
-    def discover(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, k: typing.SupportsInt | typing.SupportsIndex | None = None, universal: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], ranking: str = 'mean_difference', penalty: typing.SupportsFloat | typing.SupportsIndex = 0.1, side: str = '', layers: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex] = (0, -1), **kwargs) -> Circuit:
-        ...
+    def difference_written(self, circuit: Circuit) -> dict[int, torch.Tensor]:
+        """
+        Layer -> sum of delta * write over the circuit, float64 [hidden].
+        """
+    def discover(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> Circuit:
+        """
+        Keywords: fraction, k, universal, ranking, penalty, side, layers, direction, direction_layer
+        """
     def divergence(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], continuations: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         """
         (KL from arm 0, log likelihood), each float64 [arms, n].
@@ -296,9 +310,13 @@ class Model:
         """
         Calls sink(rows, activations [rows, n_layers, features]) batch by batch.
         """
-    def select(self, positive: dict, negative: dict, fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001, k: typing.SupportsInt | typing.SupportsIndex | None = None, universal: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], ranking: str = 'mean_difference') -> Circuit:
+    def scores(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> tuple[tuple[dict, dict], torch.Tensor]:
         """
-        The circuit of two sets' moments.
+        ((moments of either set), score float64 [n_layers, width]) of any ranking.
+        """
+    def select(self, positive: dict, negative: dict, score: torch.Tensor | None = None, **kwargs) -> Circuit:
+        """
+        The circuit of two sets' moments, by a score of your own where given.
         """
     def steering_vectors(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], site: str = 'residual', **kwargs) -> torch.Tensor:
         """
@@ -373,6 +391,63 @@ class UniversalCounter:
     @property
     def prompts(self) -> int:
         ...
+class ContributionParts:
+    """
+    What a ranking by contribution is made of, for any penalty.
+    """
+    def score(self, penalty: typing.SupportsFloat | typing.SupportsIndex = 0.1) -> torch.Tensor:
+        """
+        float64 [n_layers, width]
+        """
+    @property
+    def contrast(self) -> tuple[dict, dict]:
+        """
+        Moments of both sets.
+        """
+    @property
+    def direction(self) -> torch.Tensor:
+        """
+        float64 [hidden]
+        """
+class Gate:
+    """
+    Says of a prompt whether a circuit fires on it.
+    """
+    @staticmethod
+    def fit(model: Model, circuit: Circuit, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], false_positives: typing.SupportsFloat | typing.SupportsIndex = 0.05, **kwargs) -> Gate:
+        ...
+    def __init__(self, circuit: Circuit, mean: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], sd: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], threshold: typing.SupportsFloat | typing.SupportsIndex, true_positives: typing.SupportsFloat | typing.SupportsIndex, false_positives: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    def arms(self, model: Model, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> list[int]:
+        """
+        1 for prompts that pass, else 0.
+        """
+    def scores(self, model: Model, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> list[float]:
+        """
+        One score a prompt.
+        """
+    @property
+    def circuit(self) -> Circuit:
+        ...
+    @property
+    def false_positives(self) -> float:
+        ...
+    @property
+    def mean(self) -> list[float]:
+        """
+        One per neuron, in the circuit's order.
+        """
+    @property
+    def sd(self) -> list[float]:
+        """
+        Likewise.
+        """
+    @property
+    def threshold(self) -> float:
+        ...
+    @property
+    def true_positives(self) -> float:
+        ...
 def common_prefix(prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]) -> int:
     """
     Tokens shared by all prompts, leaving each one of its own.
@@ -384,6 +459,10 @@ def compare(a: Circuit, b: Circuit) -> Overlap:
 def composite_quality(text: str) -> float:
     """
     The composite score of the paper's authors' logs, 0 to 1.
+    """
+def coverage(score: torch.Tensor, circuit: Circuit) -> float:
+    """
+    Share of the scores' sum that the circuit's neurons hold.
     """
 def four_gram_quality(text: str, n: typing.SupportsInt | typing.SupportsIndex = 4) -> float:
     """

@@ -141,3 +141,21 @@ TEST_CASE("mcnemar_exact: equals the two-sided binomial sum", "[core][statistics
   CHECK(contains(message_of<cna::ValueError>([] { (void)cna::mcnemar_exact(-1, 2); }),
                  "got -1 and 2"));
 }
+
+TEST_CASE("threshold_at: the lowest that a share of the negatives passes", "[core][statistics]") {
+  const std::vector<double> positive{0.5, 2.0, 3.0, 4.0}, negative{-1.0, 0.0, 1.0, 2.5};
+  const auto none = cna::threshold_at(positive, negative, 0.0);
+  CHECK(none.value == 2.75);
+  CHECK(none.true_positives == 0.5);
+  CHECK(none.false_positives == 0.0);
+  const auto quarter = cna::threshold_at(positive, negative, 0.25);
+  CHECK(quarter.value == 1.5);
+  CHECK(quarter.true_positives == 0.75);
+  CHECK(quarter.false_positives == 0.25);
+  const auto nobody = cna::threshold_at(std::vector{0.0}, std::vector{1.0, 1.0}, 0.4);
+  CHECK(nobody.value == 1.0);
+  CHECK(nobody.true_positives + nobody.false_positives == 0.0);
+  CHECK_THROWS_AS(cna::threshold_at({}, negative, 0.0), cna::ValueError);
+  CHECK_THROWS_AS(cna::threshold_at(positive, negative, 1.0), cna::ValueError);
+  CHECK_THROWS_AS(cna::threshold_at(positive, std::vector{std::nan("")}, 0.0), cna::ValueError);
+}

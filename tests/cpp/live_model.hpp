@@ -75,7 +75,10 @@ struct LiveModel {
     const auto model = std::make_shared<LiveModel>(*this);
     auto forward = [model](const Step& s, Taps& taps) { return model->step(s, taps); };
     auto move = [model](c10::Device device) { model->to(device); };
-    return Model(std::make_unique<LiveHost>(std::move(info), forward, move));
+    LiveWeights known{
+        [model](int64_t l) { return Write{model->layers[static_cast<size_t>(l)].down, {}}; },
+        [model] { return Readout{model->unembed, at::ones({kHidden}, model->unembed.options())}; }};
+    return Model(std::make_unique<LiveHost>(std::move(info), forward, move, std::move(known)));
   }
 
   /// Tensor by tensor, as a module of torch moves: what throws half-way leaves half of it moved.

@@ -7,6 +7,7 @@
 /// vectors are then taken one layer at a time, so that memory does not grow with the model's depth.
 #pragma once
 
+#include <map>
 #include <span>
 
 #include "cna/contribution.hpp"
@@ -39,5 +40,13 @@ struct ContributionParts {
 ///               norm behind the MLP; undefined where there is none
 [[nodiscard]] CNA_API Writes<at::Tensor> writes_along(Model& model, const at::Tensor& direction,
                                                       const at::Tensor& scale = {});
+
+/// What the circuit's difference of means writes into the residual stream behind each layer that
+/// holds its neurons, sum_j delta_j write_j [hidden], float64 on the model's device. A shift by c
+/// at these neurons adds -c times this there; of all neurons of a layer it is the MLP's part of
+/// CAA.
+/// @throws Error for a model with a norm behind the MLP, where what is written is no such sum.
+[[nodiscard]] CNA_API std::map<int64_t, at::Tensor> difference_written(Model& model,
+                                                                       const Circuit& circuit);
 
 }  // namespace cna

@@ -62,8 +62,14 @@ using DeviceContrast = ContrastOf<at::Tensor>;
 enum class Ranking {
   mean_difference,  ///< |delta|, the paper's
   effect_size,      ///< delta / pooled standard deviation
-  contribution  ///< what zeroing takes from the answer, less what it disturbs (contribution.hpp)
+  contribution,  ///< what zeroing takes from the answer, less what it disturbs (contribution.hpp)
+  residual,      ///< |delta| as a share of the residual stream (ranking.hpp)
+  direction      ///< what delta adds along a direction of the stream (ranking.hpp)
 };
+
+inline constexpr Ranking kRankings[] = {Ranking::mean_difference, Ranking::effect_size,
+                                        Ranking::contribution, Ranking::residual,
+                                        Ranking::direction};
 
 /// Name in messages, files and Python.
 [[nodiscard]] constexpr const char* ranking_name(Ranking ranking) {
@@ -74,8 +80,17 @@ enum class Ranking {
       return "effect_size";
     case Ranking::contribution:
       return "contribution";
+    case Ranking::residual:
+      return "residual";
+    case Ranking::direction:
+      return "direction";
   }
   return "unknown";
+}
+
+/// Whether it is made of the two sets' moments alone, without the model's weights.
+[[nodiscard]] constexpr bool needs_moments_only(Ranking ranking) {
+  return ranking == Ranking::mean_difference || ranking == Ranking::effect_size;
 }
 
 struct DiscoverOptions {
@@ -84,9 +99,19 @@ struct DiscoverOptions {
   std::vector<NeuronId> universal = {};  ///< removed before the top k is taken
   Ranking ranking = Ranking::mean_difference;
   double penalty = 0.1;  ///< of a contribution: weight of what it disturbs
-  std::optional<Side> side =
-      {};                  ///< positive scores only, or both; default: positive for contributions
-  LayerRange layers = {};  ///< only neurons of these layers
+  /// Positive scores only, or both; default: positive for a contribution and a direction.
+  std::optional<Side> side = {};
+  LayerRange layers = {};                       ///< only neurons of these layers
+  at::Tensor direction = {};                    ///< [hidden]; undefined: CAA's, of the two sets
+  std::optional<int64_t> direction_layer = {};  ///< default: two thirds of the depth
+
+  [[nodiscard]] int64_t layer_of_direction(int64_t depth) const {
+    return direction_layer.value_or(2 * depth / 3);
+  }
+  [[nodiscard]] Side chosen_side() const {
+    const bool one = ranking == Ranking::contribution || ranking == Ranking::direction;
+    return side.value_or(one ? Side::positive : Side::both);
+  }
 };
 
 /// The top k neurons of a contrast, with provenance of the model and the options.
@@ -134,10 +159,11 @@ void require_scores(const std::vector<Neuron>& neurons, const Array& score, Grid
 template <GridArray Array>
 Circuit select_circuit(const ModelInfo& model, const ContrastOf<Array>& contrast,
                        const DiscoverOptions& options) {
-  if (options.ranking == Ranking::contribution)
+  if (!needs_moments_only(options.ranking))
     throw_value_error(
-        "select: expected a ranking by the contrast alone, got 'contribution', which needs the "
-        "model's weights; call discover");
+        "select: expected a ranking by the contrast alone, got '{}', which needs the model's "
+        "weights; call discover",
+        ranking_name(options.ranking));
   return select_circuit(model, contrast,
                         options.ranking == Ranking::effect_size
                             ? effect_size(contrast.positive, contrast.negative)
@@ -151,8 +177,7 @@ Circuit select_circuit(const ModelInfo& model, const ContrastOf<Array>& contrast
   const Array delta = mean_difference(contrast.positive, contrast.negative);
   const int64_t k = options.k ? *options.k : circuit_size(model.shape, options.fraction);
   const NeuronSet excluded(options.universal.begin(), options.universal.end());
-  const Side side =
-      options.side.value_or(options.ranking == Ranking::contribution ? Side::positive : Side::both);
+  const Side side = options.chosen_side();
   const bool narrowed = side == Side::positive || !options.layers.whole(model.shape.layers);
   const Array allowed = narrowed ? restricted(score, side, options.layers) : score;
   std::vector<Neuron> neurons = top_k(allowed, delta, k, &excluded);

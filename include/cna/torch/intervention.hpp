@@ -3,6 +3,7 @@
 /// It has one or several arms (strengths, or methods); each row of a batch names its arm, so a
 /// whole strength sweep runs in one batch. Edits are kept per site and layer as [arms, features].
 ///   scale by m: (m, 0)   ablate: (0, 0)   set to v: (0, v)   mean-ablate: (0, mean)
+///   towards t by the share c: (1 - c, c * t)   shift against delta: (1, -c * delta)
 ///   add a vector v with coefficient c, at the residual stream or at the logits: (1, c * v)
 /// An edit acts on every token, or from the last n tokens of the prompt on (`from_last`).
 /// The paper's alpha for neuron circuits is 1 - m (arXiv 2605.12290, section 3.3).
@@ -37,6 +38,14 @@ class CNA_API Intervention {
   [[nodiscard]] static Intervention set(const Circuit& circuit, std::span<const double> values);
   /// a <- the neuron's mean [layers, width] over prompts recorded elsewhere.
   [[nodiscard]] static Intervention mean_ablate(const Circuit& circuit, const Grid& means);
+  /// a <- a + c * (target - a), target [layers, width] the neuron's mean over prompts of the other
+  /// set; one arm per share c, 0 changes nothing and 1 is `mean_ablate`.
+  [[nodiscard]] static Intervention towards(const Circuit& circuit, const Grid& target,
+                                            std::span<const double> shares);
+  /// a <- a - c * delta, by the difference of means that the circuit was found with; one arm per
+  /// coefficient. At all neurons of a layer it adds -c times the MLP's part of CAA there.
+  [[nodiscard]] static Intervention shift(const Circuit& circuit,
+                                          std::span<const double> coefficients);
   /// x <- x + c * vector at a site of one layer; vector is [features], one arm per coefficient.
   [[nodiscard]] static Intervention add(Site site, int64_t layer, const at::Tensor& vector,
                                         std::span<const double> coefficients);
@@ -86,6 +95,11 @@ class CNA_API Intervention {
   using Key = std::pair<int, int64_t>;    // site, layer
   static constexpr int kLogits = kSites;  // site of the logits: behind the model, no tap of a layer
 
+  /// Edits at a circuit's neurons: of each arm, what `scale_of` and `shift_of` say.
+  template <class ScaleOf, class ShiftOf>
+  [[nodiscard]] static Intervention at_neurons(const char* function, const Circuit& circuit,
+                                               std::span<const double> arms, ScaleOf scale_of,
+                                               ShiftOf shift_of);
   Edit& at_slot(Site site, int64_t layer, int64_t features, bool scaled, bool shifted);
   void drop_identities();
 

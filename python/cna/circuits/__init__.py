@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from .contribution import contributions
 from .discovery import discover
+from .gate import fit_gate
+from .operation import Operation, mean_activations
 from .random_control import random_like
 from .recording import record
 from .universal import UniversalNeurons, universal_neurons
 from .vectors import SteeringVector, caa, caa_mlp, mean_difference
 
 __all__ = [
+    "Operation",
     "SteeringVector",
     "UniversalNeurons",
     "caa",
     "caa_mlp",
     "contributions",
     "discover",
+    "fit_gate",
+    "mean_activations",
     "mean_difference",
     "random_like",
     "record",

@@ -34,19 +34,18 @@ def contributions(
         float64 [n_layers, width]; `cna.discover(..., ranking="contribution")` takes the largest.
     Raises:
         ValueError: bad prompts, two sets that the model sees or answers alike, a negative penalty.
-        RuntimeError: a model whose weights are not known: a bare TorchScript file, an AOTInductor
-            package, a tensor-parallel model, or one whose norms were not found.
+        RuntimeError: a model whose weights are not known: a bare TorchScript file, an older export,
+            or one whose norms were not found.
     """
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
     require_difference(*sides)
     intervention, _ = model._steering(1)
     with bar("contributions", progress) as update:
-        score, _ = model.core.contributions(
+        parts = model.core.contribution_parts(
             *sides,
-            penalty=penalty,
             intervention=intervention,
             batch_rows=batch_size,
             share_prefix=share_prefix,
             progress=update,
         )
-    return score
+    return parts.score(penalty)

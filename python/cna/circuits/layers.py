@@ -9,12 +9,13 @@ Only the units set the first two apart.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from .. import _core
@@ -26,11 +27,9 @@ from ..hosts.tokens import Prompts
 from .form import Ids, are_ids, chat_of_ids, require_difference
 from .layer_table import late_shares, layers_sentence
 from .provenance import with_prompt_provenance
-from .selection import select
+from .selection import warn_of_rounding
 from .size import circuit_size
 from .universal import UniversalNeurons, universal_filter, universal_neurons
-
-Moments = tuple[dict[str, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,16 @@ class LayersByRanking:
             }
         )
 
+    def mapped(self, change: Callable[[_core.Circuit], _core.Circuit]) -> LayersByRanking:
+        """With every circuit changed."""
+        converted, contribution = self.by_converted, self.by_contribution
+        return dataclasses.replace(
+            self,
+            by_delta=change(self.by_delta),
+            by_converted=None if converted is None else change(converted),
+            by_contribution=None if contribution is None else change(contribution),
+        )
+
     @property
     def late(self) -> pd.DataFrame:
         """Shares of the last three layers and of the last quarter, see `late_shares`."""
@@ -114,7 +123,7 @@ def layers_by_ranking(
     """The circuits of one behaviour by |delta| and by contribution, and where each of them sits.
 
     They are those of `cna.discover` with `ranking="mean_difference"` and `"contribution"`, and one by
-    |delta| in the answer's units. Both sets are recorded four times.
+    |delta| in the answer's units, "direction" along the answer. Both sets are recorded twice.
 
     Args:
         fraction, k, universal, chat, penalty: as in `cna.discover`.
@@ -141,87 +150,103 @@ def layers_by_ranking(
         "batch_rows": batch_size,
         "share_prefix": share_prefix,
     }
-    with bar("layers by |delta|", progress) as update:
-        moments = model.core.contrast(*sides, **run, progress=update)
-    found = select(model, moments, removed, fraction=fraction, k=k, ranking="mean_difference")
-    templated = not ids and model.uses_chat(chat)
-    by_delta = with_prompt_provenance(found, model, sides, removed, templated)
-    left_out = list(removed.neurons) if removed else []
-    return beside_contribution(
-        model, sides, moments, by_delta, left_out, penalty=penalty, progress=progress, **run
+    found = find_layers(
+        model,
+        sides,
+        list(removed.neurons) if removed else [],
+        penalty=penalty,
+        size={"fraction": fraction, "k": k},
+        progress=progress,
+        **run,
     )
+    templated = not ids and model.uses_chat(chat)
+    return found.mapped(lambda c: with_prompt_provenance(c, model, sides, removed, templated))
 
 
-def beside_contribution(
+def find_layers(
     model: Model,
-    sides: tuple[list[list[int]], list[list[int]]],
-    moments: Moments,
-    by_delta: _core.Circuit,
+    sides: tuple[Ids, Ids],
     left_out: list[tuple[int, int]],
     *,
+    size: dict[str, Any],
     penalty: float = 0.1,
     progress: bool = True,
     **run: Any,
 ) -> LayersByRanking:
-    """A circuit by |delta|, and beside it those of the same size by contribution.
+    """The circuits by each ranking, and the sums; provenance is that of the core alone.
 
     Args:
         sides: token ids of the positive and of the negative prompts.
-        moments: of both sides, as `Model.core.contrast` gives them; by_delta was selected of them.
         left_out: (layer, index) of neurons that no circuit may take.
-        run: for `Model.core.contributions`.
+        size: `fraction` and `k` of `Model.core.select`.
+        run: for `Model.core.contribution_parts`.
     Raises:
         ValueError, RuntimeError: as `layers_by_ranking`.
     """
-    delta = moments[0]["mean"] - moments[1]["mean"]
-    delta_sum = delta.abs().sum(1).numpy()
-    said = by_delta.provenance
-
-    def scores(positive: Ids, negative: Ids, penalty: float) -> Tensor:
-        with bar("layers by contribution", progress) as update:
-            score, _ = model.core.contributions(
-                positive, negative, penalty=penalty, **run, progress=update
-            )
-        return score.cpu()
-
-    def found(score: Tensor, ranking: str, penalty: float | None) -> _core.Circuit:
-        circuit = _largest(model, score, delta, len(by_delta), left_out)
-        more = {"ranking": ranking, "penalty": penalty, "k": len(circuit)}
-        return circuit.with_provenance(**{**said, **more})
-
-    try:
-        taken = scores(*sides, penalty)
-    except _core.NonFiniteError:
-        raise
-    except RuntimeError as error:  # the model does not know its weights
-        return LayersByRanking(by_delta, None, None, delta_sum, None, None, first_line(error))
-    plain = taken if penalty == 0 else scores(*sides, 0.0)
-    # mean+ (write . u), and with the sets exchanged mean- (write . -u).
-    converted = plain + scores(sides[1], sides[0], 0.0)
-    positive = taken.clamp(min=0)
+    parts, missing = None, ""
+    with bar("layers by contribution", progress) as update:
+        try:
+            parts = model.core.contribution_parts(*sides, **run, progress=update)
+        except _core.NonFiniteError:
+            raise
+        except RuntimeError as error:  # the model does not know its weights
+            missing = first_line(error)
+    if parts is None:
+        with bar("layers by |delta|", progress) as update:
+            moments = model.core.contrast(*sides, **run, progress=update)
+    else:
+        moments = parts.contrast
+    chosen: dict[str, Any] = {"universal": left_out, **size}
+    by_delta = model.core.select(*moments, ranking="mean_difference", **chosen)
+    warn_of_rounding(model, moments, by_delta)
+    delta_sum = _sums(moments[0]["mean"] - moments[1]["mean"])
+    if parts is None:
+        return LayersByRanking(by_delta, None, None, delta_sum, None, None, missing)
+    along: dict[str, Any] = {
+        "ranking": "direction",
+        "direction": parts.direction,
+        "direction_layer": model.n_layers - 1,
+        "side": "both",
+    }
+    with bar("layers by |delta|, converted", progress) as update:
+        _, converted = model.core.scores(sides[0], sides[1], **along, **run, progress=update)
+    positive = parts.score(penalty).cpu().clamp(min=0)
     return LayersByRanking(
         by_delta,
-        found(positive, "contribution", penalty),
-        found(converted, "mean_difference in the answer's units", None),
+        _largest(
+            model,
+            moments,
+            positive,
+            len(by_delta),
+            left_out,
+            ranking="contribution",
+            penalty=penalty,
+        ),
+        _largest(model, moments, converted, len(by_delta), left_out, **along),
         delta_sum,
-        converted.abs().sum(1).numpy(),
-        positive.sum(1).numpy(),
+        _sums(converted),
+        _sums(positive),
     )
 
 
+def _sums(grid: Tensor) -> np.ndarray:
+    """Of the magnitudes over each layer's neurons, [n_layers]."""
+    return grid.abs().sum(1).cpu().numpy()
+
+
 def _largest(
-    model: Model, score: Tensor, delta: Tensor, k: int, left_out: list[tuple[int, int]]
+    model: Model,
+    moments: tuple[dict[str, Any], dict[str, Any]],
+    score: Tensor,
+    k: int,
+    left_out: list[tuple[int, int]],
+    **how: Any,
 ) -> _core.Circuit:
-    """The k neurons of the largest |scores|, fewer where fewer are not 0; with their deltas."""
+    """The k neurons of the largest |scores|, fewer where fewer are not 0."""
     allowed = score.clone()
     for place in left_out:
         allowed[place] = 0.0
     k = min(k, int(allowed.count_nonzero()))
     if k == 0:
         return _core.Circuit((score.shape[0], score.shape[1]), [])
-    # The core ranks a difference of two means: the scores' own, less nothing.
-    nothing = torch.zeros_like(score)
-    own, none = ({"count": 1, "mean": mean, "m2": nothing} for mean in (score, nothing))
-    best = model.core.select(own, none, k=k, universal=left_out)
-    neurons = [_core.Neuron(n.layer, n.index, float(delta[n.layer, n.index])) for n in best.neurons]
-    return _core.Circuit(best.shape, neurons, {}, best.universal_removed)
+    return model.core.select(*moments, score, k=k, universal=left_out, **how)

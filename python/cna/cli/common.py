@@ -112,6 +112,14 @@ def prompts_of(text: str) -> list[str]:
     return read_prompts(text)
 
 
+def strength_of(asked: float | None, steering: tuple[Any, float | None]) -> float:
+    """The strength that was asked for, else the run folder's own, else an ablation."""
+    operation, chosen = steering
+    if asked is not None:
+        return asked
+    return chosen if chosen is not None else 0.0 if operation.name == "scale" else 1.0
+
+
 def new_file(path: str, what: str) -> Path:
     from ..base.files import require_folder
 

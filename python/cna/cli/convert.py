@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from .common import integers
+from .common import integers, strength_of
 
 TEXT = "Ship a circuit: fold it into weights, LoRA, GGUF and others."
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "circuit", help="circuit.json; for control-vector a task, whose CAA is written"
+        "circuit",
+        help="circuit.json or the run folder of a tune; for control-vector a task, whose CAA is written",
     )
     parser.add_argument(
         "--format",
@@ -24,7 +26,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", "-s", default="smollm2", help="the model: folder, id or GGUF file"
     )
-    parser.add_argument("--multiplier", type=float, default=0.0, help="0 ablates, 1 is the model")
+    parser.add_argument(
+        "--multiplier",
+        type=float,
+        help="0 ablates, 1 is the model (default: the folder's own, else 0)",
+    )
     parser.add_argument("--out", "-o", required=True, help="file or folder to write")
     parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
     parser.add_argument(
@@ -37,16 +43,15 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .. import Circuit
     from ..ship.conversion import convert
 
-    vectors = args.format == "control-vector"
+    what, source, multiplier = _shipped(args)
     done = convert(
-        _caa_vectors(args) if vectors else Circuit.load(args.circuit),
-        args.architecture if vectors else args.source,
+        what,
+        source,
         args.out,
         format=args.format,
-        multiplier=args.multiplier,
+        multiplier=multiplier,
         pattern=args.pattern,
         overwrite=args.overwrite,
         quiet=True,
@@ -55,6 +60,22 @@ def run(args: argparse.Namespace) -> int:
     for note in done.notes:
         print(f"  {note}")
     return 0
+
+
+def _shipped(args: argparse.Namespace) -> tuple[Any, Any, float]:
+    """(circuit, operation or vectors; source; multiplier) of the command line."""
+    from .. import load
+    from ..circuits.operation import load_steering
+    from ..prompts import tasks
+
+    vectors = args.format == "control-vector"
+    if vectors and (args.circuit in tasks.names() or not Path(args.circuit).is_dir()):
+        return _caa_vectors(args), args.architecture, 0.0
+    steering = load_steering(args.circuit)
+    if steering[0].name != "shift":
+        return steering[0], args.source, strength_of(args.multiplier, steering)
+    # Of a shift the server's coefficient is the strength.
+    return steering[0], load(args.source, pattern=args.pattern) if vectors else args.source, 0.0
 
 
 def _caa_vectors(args: argparse.Namespace) -> Any:

@@ -7,9 +7,11 @@ from typing import Any
 import pandas as pd
 
 from .._core import Circuit
+from ..measure.kinds import KINDS
 
 _NAMES = {
-    "cna": "circuit",
+    "cna": "circuit by delta",
+    "contribution": "circuit by contribution",
     "caa": "CAA",
     "caa-answer": "CAA, from the answer on",
     "prompt": "instruction",
@@ -17,7 +19,6 @@ _NAMES = {
     "random": "random, as many per layer",
     "random-kl": "random, of equal KL",
 }
-_SIGNS = {"circuit": "m", "vector": "c", "logit_bias": "b"}
 
 
 def markdown(
@@ -60,7 +61,7 @@ def setting(row: dict[str, Any]) -> str:
         return "the model"
     name = _NAMES.get(row["method"], row["method"])
     layer = "" if pd.isna(row["layer"]) else f" layer {row['layer']:.0f}"
-    sign = _SIGNS.get(row["kind"], "")
+    sign = KINDS[row["kind"]].symbol
     strength = f" {sign} = {row['strength']:g}".replace("-", "−") if sign else ""
     return f"{name}{layer}{strength}"
 

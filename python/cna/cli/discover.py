@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .common import chat_of, layer_lines, load_model, model_options, new_file, prompts_of, together
+from .common import (
+    chat_of,
+    integers,
+    layer_lines,
+    load_model,
+    model_options,
+    new_file,
+    prompts_of,
+    together,
+)
 
 TEXT = "Find the circuit that tells two sets of prompts apart."
 
@@ -26,9 +35,19 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranking",
         default="mean_difference",
-        choices=["mean_difference", "effect_size"],
-        help="by the difference of means, or by that over the pooled deviation",
+        choices=["mean_difference", "effect_size", "contribution", "residual", "direction"],
+        help="mean_difference is the paper's; the last three need the model's weights",
     )
+    parser.add_argument(
+        "--penalty", type=float, default=0.1, help="of a contribution: weight of what it disturbs"
+    )
+    parser.add_argument(
+        "--side",
+        choices=["positive", "both"],
+        help="neurons that add to the behaviour, or both signs (default: as the ranking does)",
+    )
+    parser.add_argument("--layers", type=integers, help="first and last layer, e.g. 10,29")
+    parser.add_argument("--direction-layer", type=int, help="of the ranking by direction")
     parser.add_argument("--raw", action="store_true", help="no chat template")
     parser.add_argument(
         "--resume", help="folder that keeps what is finished; a stopped run goes on"
@@ -70,10 +89,16 @@ def run(args: argparse.Namespace) -> int:
         "ranking": args.ranking,
         "batch_size": args.batch_size,
     }
+    weighted = {
+        "penalty": args.penalty,
+        "side": args.side,
+        "layers": args.layers,
+        "direction_layer": args.direction_layer,
+    }
     if shared:
         circuit = discover_distributed(model, positive, negative, resume=args.resume, **options)
     else:
-        circuit = discover(model, positive, negative, **options)
+        circuit = discover(model, positive, negative, **options, **weighted)
     if circuit is None:  # rank 0 has it
         return 0
     circuit.save(out)

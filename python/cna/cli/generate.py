@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from .common import chat_of, load_model, model_options, prompts_of
+from .common import chat_of, load_model, model_options, prompts_of, strength_of
 
 TEXT = "Answer prompts, steered by a circuit if one is given."
 
@@ -15,8 +15,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
     parser.add_argument("prompt", nargs="*", help="prompts")
     parser.add_argument("--prompts", help="file of prompts, or a built-in task")
-    parser.add_argument("--circuit", "-c", help="circuit.json")
-    parser.add_argument("--multiplier", type=float, default=0.0, help="0 ablates, 1 is the model")
+    parser.add_argument("--circuit", "-c", help="circuit.json, or the run folder of a tune")
+    parser.add_argument(
+        "--multiplier",
+        type=float,
+        help="strength: 0 ablates, 1 is the model (default: the folder's own, else 0)",
+    )
     parser.add_argument("--max-new-tokens", type=int, default=64, help="of each answer")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument(
@@ -28,7 +32,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .. import Circuit
+    from ..circuits.operation import load_steering
 
     prompts = list(args.prompt or [])
     if args.prompts:
@@ -37,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             "generate: expected a prompt or --prompts FILE, got none; write one in quotes"
         )
-    circuit = Circuit.load(args.circuit) if args.circuit else None
+    steering = load_steering(args.circuit) if args.circuit else None
     model = load_model(args)
     options = {
         "max_new_tokens": args.max_new_tokens,
@@ -47,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
         "chat": chat_of(args),
         "batch_size": args.batch_size,
     }
-    if circuit is None:
+    if steering is None:
         answers = model.generate(prompts, **options)
     else:
-        with model.steer(circuit, args.multiplier):
+        with model.steer(steering[0], strength_of(args.multiplier, steering)):
             answers = model.generate(prompts, **options)
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16")
     for prompt, answer in zip(prompts, answers, strict=True):

@@ -25,6 +25,7 @@ from . import (
     report,
     reproduce,
     sweep,
+    tune,
 )
 from .common import join_numbers
 
@@ -34,6 +35,7 @@ COMMANDS = {
     "discover": discover,
     "generate": generate,
     "sweep": sweep,
+    "tune": tune,
     "compare": compare,
     "report": report,
     "convert": convert,

@@ -16,7 +16,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         default="capability-refusal",
         help="built-in task, or a .csv, .jsonl or folder of your own",
     )
-    parser.add_argument("--circuit", "-c", help="circuit.json (default: discover it)")
+    parser.add_argument(
+        "--circuit", "-c", help="circuit.json, or the run folder of a tune (default: discover it)"
+    )
     parser.add_argument(
         "--multipliers",
         type=numbers,
@@ -54,15 +56,18 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 @together
 def run(args: argparse.Namespace) -> int:
-    from .. import Circuit, discover, many
+    from .. import discover, many
     from ..circuits.layer_table import layers_sentence
+    from ..circuits.operation import load_steering
     from ..many import ranks
+    from ..measure.arms import operation_arms
     from ..measure.sweep import sweep
     from ..prompts import tasks
     from ..prompts.quiz import read_quiz
 
     task = tasks.load(args.task, allow_leak=args.allow_leak)
-    circuit = Circuit.load(args.circuit) if args.circuit else None
+    operation, chosen = load_steering(args.circuit) if args.circuit else (None, None)
+    circuit = operation.circuit if operation else None
     quiz = read_quiz(args.mmlu) if args.mmlu else None
     model = load_model(args)
     shared = ranks.is_distributed()
@@ -90,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
         quiz_questions=args.quiz_questions,
         quiz_by=args.quiz_by,
         quiz_seed=args.quiz_seed,
+        arms=operation_arms("tuned", operation, [chosen])
+        if operation and chosen is not None
+        else None,
         out=args.out,
     )
     if result is None:  # rank 0 has it

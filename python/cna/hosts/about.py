@@ -19,7 +19,7 @@ def host_of(model: Model) -> str:
 
 def steering_active(model: Model) -> list[str]:
     """Digests of all steering that is active now, the outermost first; see `Intervention.digest`."""
-    return [intervention.digest for intervention, _ in model._stack()]
+    return [block.intervention.digest for block in model._stack()]
 
 
 def about_model(model: Model) -> dict[str, Any]:

@@ -11,11 +11,22 @@ import math
 import numbers
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import _core
 
-Entry = tuple[_core.Intervention, "list[int] | None"]  # and the arm of each prompt; None: arm 0
+
+class Entry(NamedTuple):
+    """One block: what it does, the arm of each prompt (None: arm 0 for all), and its gate."""
+
+    intervention: _core.Intervention
+    arms: list[int] | None = None
+    gate: _core.Gate | None = None
+
+
+Combined = tuple[
+    _core.Intervention, "list[int]"
+]  # and the arm of each prompt; empty: arm 0 for all
 
 _OPEN: ContextVar[tuple[tuple[object, Entry], ...]] = ContextVar("cna_steering", default=())
 
@@ -57,35 +68,56 @@ def strengths_of(multiplier: Any) -> tuple[list[float], bool]:
 def entry_of(what: Any, multiplier: Any, check: Callable[[_core.Circuit], None]) -> Entry:
     """What `Model.steer` takes as one block; `check` looks at a circuit first."""
     if isinstance(what, _core.Intervention):
-        return what, list(range(what.arms)) if what.arms > 1 else None
+        return Entry(what, list(range(what.arms)) if what.arms > 1 else None)
     values, per_prompt = strengths_of(multiplier)
     strengths = sorted(set(values))
     arms = [strengths.index(v) for v in values] if per_prompt else None
     if isinstance(what, _core.Circuit):
         check(what)
-        return _core.Intervention.scale(what, strengths), arms
+        return Entry(_core.Intervention.scale(what, strengths), arms)
+    if isinstance(circuit := getattr(what, "circuit", None), _core.Circuit):
+        check(circuit)
     if hasattr(what, "intervention"):
-        return what.intervention(strengths), arms
+        return Entry(what.intervention(strengths), arms)
     raise ValueError(
-        f"steer: expected a Circuit, an Intervention or a SteeringVector, got {type(what).__name__}; "
-        "discover a circuit first"
+        "steer: expected a Circuit, an Operation, an Intervention or a SteeringVector, got "
+        f"{type(what).__name__}; discover a circuit first"
     )
 
 
-def combined(open_blocks: Sequence[Entry], n_prompts: int) -> tuple[_core.Intervention, list[int]]:
-    """All of them as one intervention, and the arm of each prompt (empty: arm 0 for all)."""
-    for _, arms in open_blocks:
+def without_gates(
+    open_blocks: Sequence[Entry], n_prompts: int, opens: Callable[[_core.Gate, Combined], list[int]]
+) -> list[Entry]:
+    """The same blocks, each gate settled prompt by prompt: behind a closed one, a block does nothing.
+
+    `opens` says 1 or 0 for each prompt, of the model as the blocks outside the gate steer it.
+    """
+    out: list[Entry] = []
+    for block in open_blocks:
+        if block.gate is not None:
+            passes = opens(block.gate, combined(out, n_prompts))
+            arms = block.arms or [0] * n_prompts
+            guarded = _core.Intervention.concat([_core.Intervention(1), block.intervention])
+            block = Entry(guarded, [p * (1 + a) for p, a in zip(passes, arms, strict=True)])
+        out.append(block)
+    return out
+
+
+def combined(open_blocks: Sequence[Entry], n_prompts: int) -> Combined:
+    """All of them, none with a gate, as one intervention, and the arm of each prompt."""
+    for _, arms, _ in open_blocks:
         if arms is not None and len(arms) != n_prompts:
             raise ValueError(
                 f"steer: expected one strength per prompt ({n_prompts}), got {len(arms)}; pass as "
                 "many strengths as prompts"
             )
     chosen = [
-        tuple(0 if arms is None else arms[i] for _, arms in open_blocks) for i in range(n_prompts)
+        tuple(0 if arms is None else arms[i] for _, arms, _ in open_blocks)
+        for i in range(n_prompts)
     ]
     combinations = sorted(set(chosen))
     total = _core.Intervention(len(combinations))
-    for part, (intervention, _) in enumerate(open_blocks):
+    for part, (intervention, _, _) in enumerate(open_blocks):
         total = total.then(intervention.select([c[part] for c in combinations]))
     if len(combinations) == 1:
         return total, []

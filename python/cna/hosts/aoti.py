@@ -19,11 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from ..base.errors import first_line
+from ..base.files import file_sha256
+from .readout import Readout
 from .sites import layer_above
 from .step import CausalStep
 from .windows import Masks
 
 ARCHIVE = "model.pt2"
+GAINS = "gains.f32"
 SITES = ("neuron", "mlp_output", "residual")  # as cna::Site counts them
 
 
@@ -82,6 +85,40 @@ def _processor() -> dict[str, Any]:
     if level is not None and hasattr(config.cpp, "march"):
         settings |= {"cpp.march": level[0], "cpp.simdlen": level[1]}
     return settings
+
+
+def weight_names(compiled: Any, head: str, head_weight: Tensor, hf_model: Any) -> str:
+    """The package's name of the unembedding; "" where it is not among its constants.
+
+    A weight that two modules share is there under one of their names.
+    """
+    names = set(compiled.get_constant_fqns())
+    shared = [
+        f"model.{name}"
+        for name, parameter in hf_model.named_parameters(remove_duplicate=False)
+        if parameter is head_weight
+    ]
+    return next((name for name in [f"model.{head}.weight", *shared] if name in names), "")
+
+
+def write_gains(folder: Path, readout: Readout) -> dict[str, Any]:
+    """The gains of the norms beside the package, raw float32 [1 or 1 + layers, hidden].
+
+    Returns what the manifest says of them.
+    """
+    _, gain, centred = readout.parts()
+    weights = [readout.write(layer) for layer in range(len(readout.downs))]
+    rows = [gain, *(post for _, post in weights if post is not None)]
+    file = folder / GAINS
+    file.write_bytes(torch.stack([r.float().cpu() for r in rows]).numpy().tobytes())
+    down: Any = readout.downs[0]
+    transposed = tuple(down.weight.shape) != tuple(weights[0][0].shape) or hasattr(down, "nx")
+    return {
+        "file": GAINS,
+        "sha256": file_sha256(file),
+        "centred": centred,
+        "transposed": transposed,
+    }
 
 
 def compile_package(

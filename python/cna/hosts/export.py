@@ -1,7 +1,8 @@
 """Export: a Hugging Face causal language model becomes a folder that C++ can run.
 
     folder/model.pt       TorchScript of one step (torchscript.py and torchscript_host.cpp), or
-    folder/model.pt2      the step compiled ahead of time (aoti.py and aoti_host.cpp)
+    folder/model.pt2      the step compiled ahead of time (aoti.py and aoti_host.cpp), and
+    folder/gains.f32      beside it the gains of its norms, for rankings by contribution
     folder/manifest.json  what the archive expects, and where the weights came from
     folder/tokenizer ...  the tokenizer's own files
 
@@ -45,7 +46,9 @@ from .weights import weights_hash
 from .windows import Masks
 
 FORMAT_VERSION = 1
-CONTENTS = 2  # what an export holds beside: 2 has the gains of the norms, see readout.py
+CONTENTS = (
+    3  # what an export holds beside: 3 has the gains of the norms in both formats, see readout.py
+)
 FORMATS = ("torchscript", "aoti")
 
 
@@ -130,6 +133,12 @@ def _write_aoti(step: _Step, folder: Path, pattern: str) -> tuple[dict[str, Any]
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda_capability": cuda_capability(hf_model.device),
     }
+    readout = readout_of(hf_model, step.downs)
+    if readout is not None:
+        weight: Any = readout.head
+        name = aoti.weight_names(compiled, readout.head_name, weight.weight, hf_model)
+        if name:
+            about |= {"unembedding": name, "gains": aoti.write_gains(folder, readout)}
     return about, compiled
 
 

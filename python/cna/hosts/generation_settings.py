@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 # Those of `Model.generate` itself; the others of a checkpoint have no counterpart here.
@@ -59,3 +60,21 @@ def left_out(settings: dict[str, Any], following: bool = False) -> dict[str, Any
     """Settings that answers do not follow: all, or with `following` those without a counterpart."""
     names = _FOLLOWED if following else ("max_new_tokens",)
     return {name: value for name, value in settings.items() if name not in names}
+
+
+def asked(which: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `Model.generate` with settings=None or "checkpoint".
+
+    Raises ValueError for another; warns of what the checkpoint says and answers do not follow.
+    """
+    if which is None:
+        return {}
+    if which != "checkpoint":
+        raise ValueError(
+            f"generate: expected settings=None or 'checkpoint', got {which!r}; choose one"
+        )
+    if without := left_out(settings, following=True):
+        warnings.warn(
+            f"generate: the checkpoint's {', '.join(without)} is not followed", stacklevel=3
+        )
+    return followed(settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -153,11 +152,13 @@ class Model:
         multiplier: float | Sequence[float] = 0.0,
         *,
         positions: str | int = "all",
+        gate: _core.Gate | None = None,
     ) -> Iterator[Model]:
         """Steers everything inside the `with` block: a <- multiplier * a at the circuit's neurons.
 
         Args:
-            what: a `Circuit`; a `cna.Intervention` (its arms, one per prompt, or one for all;
+            what: a `Circuit`; a `cna.Operation`, which says what else a strength does to a circuit; a
+                `cna.Intervention` (its arms, one per prompt, or one for all;
                 `multiplier` is then not used); or a `cna.SteeringVector`, where `multiplier` is the
                 coefficient c in x <- x + c * v.
             multiplier: 0 ablates, 1 is the model itself bit for bit, 2 amplifies, negative reverses.
@@ -165,11 +166,14 @@ class Model:
             positions: which tokens are steered. "all"; "answer": every answer token, and the last
                 prompt token, which the first one is predicted from; a number n: the last n prompt
                 tokens and the answer.
+            gate: from `cna.fit_gate`; prompts that it does not pass are answered as if there were no
+                block. For `generate`, `logits` and `record`, which look at each prompt once more.
         Raises:
             ValueError: a circuit of another shape, a strength that is not finite, or other positions.
         """
-        intervention, arms = self._as_intervention(what, multiplier)
-        entry = active.at_positions(intervention, positions), arms
+        found = self._as_intervention(what, multiplier)
+        steered = active.at_positions(found.intervention, positions)
+        entry = active.Entry(steered, found.arms, gate)
         with active.entered(self._owner, entry):
             yield self
 
@@ -183,9 +187,18 @@ class Model:
 
         return active.entry_of(what, multiplier, check)
 
-    def _steering(self, n_prompts: int) -> tuple[_core.Intervention, list[int]]:
-        """All active steering as one intervention, and the arm of each prompt."""
-        return active.combined(self._stack(), n_prompts)
+    def _steering(self, n_prompts: int, ids: list[list[int]] | None = None) -> active.Combined:
+        """All active steering as one intervention, and the arm of each prompt; `ids` for gates."""
+
+        def opens(gate: _core.Gate, outside: active.Combined) -> list[int]:
+            if ids is None:
+                raise ValueError(
+                    "steer: expected generate, logits or record inside a block with a gate, got a call "
+                    "that knows no single prompts; leave the gate out there"
+                )
+            return gate.arms(self.core, ids, intervention=outside[0], arms=outside[1])
+
+        return active.combined(active.without_gates(self._stack(), n_prompts, opens), n_prompts)
 
     # --- what the model does ------------------------------------------------------------------
 
@@ -220,13 +233,13 @@ class Model:
             ValueError: bad prompts or options; a prompt that with its answer exceeds the model.
         """
         ids = self.tokenize(prompts, chat)
-        intervention, arms = self._steering(len(ids))
+        intervention, arms = self._steering(len(ids), ids)
         how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         how["max_new_tokens"] = max_new_tokens
         with bar("generate", progress, "step") as update:
             answers = self.core.generate(
                 ids,
-                **(how if settings is None else how | self._followed(settings)),
+                **how | generation_settings.asked(settings, self.generation_settings),
                 seed=seed,
                 intervention=intervention,
                 arms=arms,
@@ -237,17 +250,6 @@ class Model:
         if return_tokens or self.tokenizer is None:
             return answers
         return [self.decode(a) for a in answers]
-
-    def _followed(self, settings: str) -> dict[str, Any]:
-        if settings != "checkpoint":
-            raise ValueError(
-                f"generate: expected settings=None or 'checkpoint', got {settings!r}; choose one"
-            )
-        if without := generation_settings.left_out(self.generation_settings, following=True):
-            warnings.warn(
-                f"generate: the checkpoint's {', '.join(without)} is not followed", stacklevel=3
-            )
-        return generation_settings.followed(self.generation_settings)
 
     def logits(
         self,
@@ -260,7 +262,7 @@ class Model:
     ) -> Tensor:
         """Logits behind the last token of each prompt, float32 [n_prompts, vocab], on the CPU."""
         ids = self.tokenize(prompts, chat)
-        intervention, arms = self._steering(len(ids))
+        intervention, arms = self._steering(len(ids), ids)
         with bar("logits", progress) as update:
             return self.core.logits(
                 ids,
@@ -283,7 +285,7 @@ class Model:
     ) -> Tensor:
         """Last-token activations, float32 [n_prompts, n_layers, features]; see `cna.record`."""
         ids = self.tokenize(prompts, chat)
-        intervention, arms = self._steering(len(ids))
+        intervention, arms = self._steering(len(ids), ids)
         with bar("record", progress) as update:
             return self.core.record(
                 ids,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .placement import input_device, ranks
+from .placement import input_device, is_dtensor
 from .sites import layer_above
 
 PROBE = (5, 3, 7)  # token ids
@@ -41,14 +41,14 @@ class Readout:
         """(unembedding [vocab, hidden], gain of the final norm, whether that takes the mean off)."""
         head: Any = self.head
         gain, centred = norm_gain(self.norm, head.weight.shape[1])
-        return head.weight.detach(), gain, centred
+        return whole(head.weight), gain, centred
 
 
 def readout_of(hf_model: Any, downs: list[tuple[str, nn.Module]]) -> Readout | None:
     """None where the final norm, the head or a norm behind the MLPs is not found."""
     head = hf_model.get_output_embeddings()
     weight = getattr(head, "weight", None)
-    if ranks(hf_model) > 1 or not isinstance(weight, Tensor) or weight.dim() != 2:
+    if not isinstance(weight, Tensor) or weight.dim() != 2:
         return None
     hidden = weight.shape[1]
     followers = _followers(hf_model, downs, head, hidden)
@@ -63,15 +63,24 @@ def readout_of(hf_model: Any, downs: list[tuple[str, nn.Module]]) -> Readout | N
     return Readout([m for _, m in downs], head, name, norm, found)
 
 
+def whole(weight: Any) -> Tensor:
+    """A weight in one piece; of a tensor-parallel model all processes ask for it together."""
+    return weight.full_tensor().detach() if is_dtensor(weight) else weight.detach()
+
+
+def _local(x: Any) -> Tensor:
+    return x.to_local() if is_dtensor(x) else x
+
+
 @torch.inference_mode()
 def write_weight(down: nn.Module) -> Tensor:
     """Weight of a down projection as [hidden, width]; measured where the layer is no plain one."""
     kind = type(down).__name__
     weight: Any = getattr(down, "weight", None)
-    if type(down) is nn.Linear:
-        return weight.detach()
     if kind == "Conv1D":  # GPT-2 keeps the transpose
-        return weight.detach().t()
+        return whole(weight).t()
+    if type(down) is nn.Linear or is_dtensor(weight):
+        return whole(weight)
     width = int(getattr(down, "in_features", 0) or weight.shape[-1])
     like = next((p for p in down.parameters() if p.is_floating_point()), None)
     dtype = torch.float32 if like is None else like.dtype
@@ -119,13 +128,14 @@ def _followers(
         return not list(module.children()) and bool(sizes) and set(sizes) == {(hidden,)}
 
     def after_norm(module: nn.Module, args: Any, out: Any) -> None:
-        layer = outputs.get(args[0].data_ptr())
+        out = _local(out)
+        layer = outputs.get(_local(args[0]).data_ptr())
         if layer is not None and any(m is module for m in blocks[layer].modules()):
             found.setdefault(layer, module)
         last[out.data_ptr()] = (module, out.numel())
 
     def before_head(_: nn.Module, args: Any) -> None:
-        start = args[0].untyped_storage().data_ptr()
+        start = _local(args[0]).untyped_storage().data_ptr()
         if start in last:
             found[None] = last[start][0]
 
@@ -134,7 +144,7 @@ def _followers(
     for layer, (_, down) in enumerate(downs):
 
         def after_down(_: nn.Module, __: Any, out: Any, layer: int = layer) -> None:
-            outputs[out.data_ptr()] = layer
+            outputs[_local(out).data_ptr()] = layer
 
         hooks.append(down.register_forward_hook(after_down))
     try:

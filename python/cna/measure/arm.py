@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .. import _core
+from ..circuits.operation import Operation
 from ..circuits.provenance import circuit_hash
 from ..circuits.vectors import SteeringVector
 from .kinds import KINDS, own_kind, require_kind
@@ -20,8 +21,9 @@ class Arm:
     Attributes:
         strength: the multiplier m for neurons, the coefficient for vectors and logit biases, 1 for
             an instruction that is given.
-        kind: "circuit", "vector", "random", "prompt", "logit_bias" or "model"; by default that of
-            a method of cna's own, and "circuit" for another name.
+        kind: "circuit" (scaled neurons), "shift", "towards", "vector", "random", "prompt",
+            "logit_bias" or "model"; by default that of a method of cna's own, and "circuit" for
+            another name.
         draw: the seed of random neurons.
         prefix: an instruction put before each prompt, in the user's message.
         contrast: whether the coefficient is the paper's alpha.
@@ -95,6 +97,17 @@ def neuron_arms(
             source=source,
         )
         for m in multipliers
+    ]
+
+
+def operation_arms(method: str, operation: Operation, strengths: Iterable[float]) -> list[Arm]:
+    """One arm per strength of an operation on a circuit; what scales is `neuron_arms`."""
+    if operation.name == "scale":
+        return neuron_arms(method, operation.circuit, strengths)
+    source = {"circuit": circuit_hash(operation.circuit), "operation": operation.name}
+    return [
+        Arm(method, None, c, operation.intervention([c]), kind=operation.name, source=source)
+        for c in strengths
     ]
 
 

@@ -10,12 +10,20 @@ from ..circuits.discovery import discover
 from ..circuits.vectors import caa, caa_mlp
 from ..hosts.model import Model
 from ..prompts.tasks import Task
-from .arm import Arm, neuron_arms, vector_arms
+from .arm import Arm, neuron_arms, operation_arms, vector_arms
 from .baselines import logit_bias_arms, prompt_arms
 from .options import BASELINES, SweepOptions
 from .random_draws import matched_arms, random_arms
 
-__all__ = ["BASELINES", "Arm", "build_arms", "neuron_arms", "size_arms", "vector_arms"]
+__all__ = [
+    "BASELINES",
+    "Arm",
+    "build_arms",
+    "neuron_arms",
+    "operation_arms",
+    "size_arms",
+    "vector_arms",
+]
 
 
 def size_arms(
@@ -31,7 +39,7 @@ def size_arms(
 
     Args:
         sizes: numbers of neurons; a fraction f of the model is round(f * n_layers * width).
-        ranking: "mean_difference" or "effect_size".
+        ranking: as in `cna.discover`.
     """
 
     arms = []
@@ -45,7 +53,7 @@ def size_arms(
             ranking=ranking,
             chat=task.chat,
         )
-        name = f"k={k}" if ranking == "mean_difference" else f"k={k} by effect size"
+        name = f"k={k}" if ranking == "mean_difference" else f"k={k} by {ranking.replace('_', ' ')}"
         arms += neuron_arms(name, circuit, [multiplier])
     return arms
 

@@ -27,9 +27,12 @@ class Kind:
 
 _M = "multiplier m of the circuit's neurons (1: unsteered, 0: ablated)"
 _C = "coefficient of the added vector (0: unsteered)"
+_SHARE = "share c of the way to the other set (0: unsteered)"
 KINDS = {
     "model": Kind("m", 1.0, "multiplier", _M),
     "circuit": Kind("m", 1.0, "multiplier", _M),
+    "shift": Kind("c", 0.0, "share", _SHARE),
+    "towards": Kind("c", 0.0, "share", _SHARE),
     "random": Kind("m", 1.0, "multiplier", _M),
     "vector": Kind("c", 0.0, "coefficient", _C),
     "logit_bias": Kind("b", 0.0, "bias", "coefficient of the bias on the logits (0: unsteered)"),

@@ -243,7 +243,7 @@ class CnaLM(LM):  # type: ignore[misc]
 
     def _steering(self) -> _core.Intervention:
         """Everything active now, as one arm."""
-        for _, arms in self.model._stack():
+        for _, arms, _ in self.model._stack():
             if arms is not None:
                 raise ValueError(
                     "CnaLM: expected one strength for all prompts, got one per prompt; steer with a "

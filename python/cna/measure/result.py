@@ -30,6 +30,10 @@ class Drawing(Protocol):
 
     def write_page(self, folder: Path) -> None: ...
 
+    def plot_search(self, result: Any) -> Any: ...
+
+    def draw_search(self, result: Any, folder: Path) -> None: ...
+
 
 @dataclasses.dataclass
 class SweepResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import pandas as pd
 
 from .. import _core
 from ..analysis import LayersByRanking, compare_circuits
-from ..circuits.layers import beside_contribution
+from ..circuits.layers import find_layers
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 from ..prompts.tasks import Task
@@ -61,19 +60,8 @@ def authors_layers(
     """
     k, left_out, said = _authors_options(model, k, skipped_layers)
     sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
-    moments = model.core.contrast(*sides)
-    by_delta = model.core.select(*moments, k=k, universal=left_out)
-    found = beside_contribution(model, sides, moments, by_delta, left_out, progress=False)
-    converted, contribution = (
-        None if circuit is None else _plain(circuit, said)
-        for circuit in (found.by_converted, found.by_contribution)
-    )
-    return dataclasses.replace(
-        found,
-        by_delta=_plain(found.by_delta, said),
-        by_converted=converted,
-        by_contribution=contribution,
-    )
+    found = find_layers(model, sides, left_out, size={"k": k}, progress=False)
+    return found.mapped(lambda circuit: _plain(circuit, said))
 
 
 def _authors_options(

@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from .._core import Circuit
+from ..circuits.operation import Operation
+from ..circuits.vectors import SteeringVector
+from ..hosts.model import Model
 from .authors_json import write_authors_json
 from .control_vector import residual_vectors, save_control_vector
 from .folded import write_folded
@@ -103,12 +106,13 @@ def convert(
     """Writes a circuit at one strength as a model or an adapter that other engines serve.
 
     Args:
-        circuit: the circuit; for "control-vector" a `SteeringVector` or a dict of layer ->
-            vector [hidden].
+        circuit: the circuit, or an `Operation` on it: a shift becomes a control vector, exactly, whose
+            coefficient is its strength c; "towards" has no file. For "control-vector" also a
+            `SteeringVector` or a dict of layer -> vector [hidden].
         source: the model that it was found on. "hf" and "peft": a Hugging Face folder, an id, a
             transformers model or "smollm2". "gguf": a GGUF file or "smollm2". "gguf-lora": any of
             these, best the GGUF base it is served on. "control-vector": the architecture's name,
-            such as "llama". "authors-json": not used.
+            such as "llama"; for a shift the `cna.Model`. "authors-json": not used.
         path: what to write: a folder for "hf" and "peft", else a file. Whole or not at all.
         format: "hf" folds the circuit into a checkpoint (down_proj columns times m), streamed;
             "peft" and "gguf-lora" write exact LoRA adapters; "gguf" scales rows of ffn_up in a
@@ -122,16 +126,17 @@ def convert(
         ValueError: wrong source, shape, type of weights, or something is in the way.
         RuntimeError: a package is missing (the message names it), or the path cannot be written.
     """
+    circuit, multiplier, source, hint = _as_shipped(circuit, source, format, multiplier)
     _check(circuit, format, multiplier, pattern)
     path = Path(path).expanduser()
     notes: list[str] = []
     rank, rounding = 0, 0.0
     if format == "control-vector":
         vectors = residual_vectors(circuit)
-        save_control_vector(vectors, path, _hint(source), overwrite=overwrite)
+        save_control_vector(vectors, path, hint, overwrite=overwrite)
         layers = tuple(sorted(int(layer) for layer in vectors))
         notes.append(f"serve with: llama-server --control-vector-scaled {path}:COEFFICIENT")
-        if len(layers) > 1:
+        if len(layers) > 1 and isinstance(circuit, SteeringVector):
             notes.append(
                 f"adds the vectors of {len(layers)} layers at once; sweeps measure one at a time, "
                 "which `cna convert --layers` writes"
@@ -164,6 +169,36 @@ def convert(
         path, format, multiplier, len(circuit), tuple(neurons), rank, rounding, tuple(notes)
     )
     return _report(done, quiet)
+
+
+def _as_shipped(
+    what: Any, source: Any, format: str, multiplier: float
+) -> tuple[Any, float, Any, str]:
+    """(circuit or vectors, multiplier, source, architecture) of what `convert` is given.
+
+    Raises ValueError for an operation that no format, or not this one, holds.
+    """
+    if not isinstance(what, Operation):
+        return what, multiplier, source, _hint(source)
+    if what.name == "scale":
+        return what.circuit, multiplier, source, _hint(source)
+    if what.name == "towards":
+        raise ValueError(
+            "convert: expected an operation that a file can hold, got 'towards', which scales and "
+            "moves at once; serve it with cna, or choose 'scale' or 'shift'"
+        )
+    if format != "control-vector":
+        raise ValueError(
+            f"convert: expected format='control-vector' for a shift, got {format!r}; the others only "
+            "scale neurons"
+        )
+    if not isinstance(source, Model):
+        raise ValueError(
+            f"convert: expected the model of cna.load or cna.live as source of a shift, got "
+            f"{type(source).__name__}; its weights say what the neurons write"
+        )
+    written = source.core.difference_written(what.circuit)
+    return {layer: -v for layer, v in written.items()}, multiplier, source, "llama"
 
 
 def _hint(source: Any) -> str:

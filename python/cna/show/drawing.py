@@ -35,3 +35,19 @@ def write_page(folder: Path) -> None:
     from .report import write_report
 
     write_report(folder)
+
+
+def plot_search(result: Any) -> Any:
+    """What a search found: what is left against the KL, as a matplotlib Figure."""
+    from .plots.search import search_figure
+
+    return search_figure(result.table, result.front, result.chosen, result.settings["max_kl"])
+
+
+def draw_search(result: Any, folder: Path) -> None:
+    """Writes figures/front.png."""
+    from .plots import save
+
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    save(plot_search(result), figures / "front.png")

@@ -78,8 +78,11 @@ def test_the_circuits_are_those_of_discover(tiny: cna.Model) -> None:
         assert circuit == want
         assert circuit.provenance == want.provenance
         assert circuit.universal_removed == want.universal_removed
-    assert found.by_converted is not None and len(found.by_converted) == K
-    assert "answer's units" in found.by_converted.provenance["ranking"]
+    u = tiny.core.contribution_parts(*map(tiny.tokenize, SETS)).direction
+    want = cna.discover(
+        tiny, *SETS, k=K, ranking="direction", direction=u, direction_layer=3, side="both"
+    )
+    assert found.by_converted == want
 
 
 def test_without_a_penalty_and_with_few_positive_scores(tiny: cna.Model) -> None:

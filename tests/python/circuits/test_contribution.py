@@ -7,26 +7,29 @@ from typing import Any
 import cna
 import numpy as np
 import pytest
-from conftest import PROMPTS, make_hf, make_tokenizer
+from conftest import AOTI_ON_PUSH, PROMPTS, make_hf, make_tokenizer
 from contribution_oracle import reference
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma2", "gemma3", "olmo2")
 K = 9
 
 
-@pytest.fixture(params=["live", "torchscript"])
-def host(request: pytest.FixtureRequest, exports: Any) -> Any:
-    def make(family: str) -> cna.Model:
-        if request.param == "live":
-            return cna.live(make_hf(family), make_tokenizer())
-        return cna.load(exports(family))
-
-    return make
+PAIRS = [(host, family) for host in ("live", "torchscript") for family in FAMILIES]
+PAIRS += [
+    pytest.param("aoti", f, marks=[] if f in AOTI_ON_PUSH else [pytest.mark.nightly])
+    for f in FAMILIES
+]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_scores_are_those_of_numpy(host: Any, family: str) -> None:
-    model = host(family)
+def open_host(host: str, family: str, exports: Any) -> cna.Model:
+    if host == "live":
+        return cna.live(make_hf(family), make_tokenizer())
+    return cna.load(exports(family, format=host))
+
+
+@pytest.mark.parametrize(("host", "family"), PAIRS)
+def test_scores_are_those_of_numpy(host: str, family: str, exports: Any) -> None:
+    model = open_host(host, family, exports)
     sides = model.tokenize(PROMPTS[:4]), model.tokenize(PROMPTS[4:])
     for penalty in (0.0, 0.1):
         expected = reference(make_hf(family), family, sides, penalty)
@@ -34,8 +37,9 @@ def test_scores_are_those_of_numpy(host: Any, family: str) -> None:
         assert np.abs(got - expected).max() <= 2e-4 * np.abs(expected).max()
 
 
-def test_discover_takes_the_largest_and_says_how(host: Any) -> None:
-    model = host("llama")
+@pytest.mark.parametrize("host", ["live", "torchscript", "aoti"])
+def test_discover_takes_the_largest_and_says_how(host: str, exports: Any) -> None:
+    model = open_host(host, "llama", exports)
     sides = model.tokenize(PROMPTS[:4]), model.tokenize(PROMPTS[4:])
     expected = reference(make_hf(), "llama", sides, 0.05)
     circuit = cna.discover(model, *sides, k=K, ranking="contribution", penalty=0.05, universal=None)
@@ -54,7 +58,8 @@ def test_the_linear_reading_predicts_what_an_ablation_does(capsys: Any) -> None:
     hf = make_hf()
     model = cna.live(hf, make_tokenizer())
     sides = model.tokenize(PROMPTS[:4]), model.tokenize(PROMPTS[4:])
-    score, u = model.core.contributions(*sides, penalty=0.0)
+    parts = model.core.contribution_parts(*sides)
+    score, u = parts.score(0.0), parts.direction
     layer = model.n_layers - 1
     plain = model.record(sides[0], site="residual")[:, layer].double() @ u
     predicted, measured = [], []
@@ -80,7 +85,7 @@ def test_refusals(tiny: cna.Model) -> None:
     sides = PROMPTS[:4], PROMPTS[4:]
     with pytest.raises(ValueError, match=r"^contribution: expected a penalty from 0 on"):
         cna.contributions(tiny, *sides, penalty=-1.0)
-    with pytest.raises(ValueError, match=r"^discover: expected ranking .* or 'contribution'"):
+    with pytest.raises(ValueError, match=r"^discover: expected ranking .* or 'direction'"):
         cna.discover(tiny, *sides, ranking="contributions")
     with pytest.raises(ValueError, match=r"^discover: expected \d+ neurons with a score"):
         cna.discover(tiny, *sides, ranking="contribution", fraction=1.0, universal=None)

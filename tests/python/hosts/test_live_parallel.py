@@ -56,6 +56,8 @@ def check(hf, name, down):
     for site in ("neuron", "mlp_output", "residual"):
         got = model.record(PROMPTS, site=site)
         assert same_everywhere(got) and close(got, reference.record(PROMPTS, site=site), 1e-4), site
+    got, expected = (cna.contributions(m, PROMPTS[:4], PROMPTS[4:]) for m in (model, reference))
+    assert same_everywhere(got) and close(got, expected, 1e-4)  # from weights in parts
     vector = cna.Intervention.add("residual", 1, torch.ones(32), [0.7])
     circuit = cna.discover(model, PROMPTS[:4], PROMPTS[4:], k=9)  # and universal
     means = reference.record(PROMPTS).mean(0)

@@ -273,7 +273,7 @@ def test_keyword_judge_refuses_bad_patterns(patterns, options, message):
         (b"{", "expected JSON in UTF-8"),
         (b"\xff\xfe", "expected JSON in UTF-8"),
         (b"[]", "expected a JSON object, got list"),
-        (b'{"kind": "magic"}', "expected kind 'keyword' or 'answer'"),
+        (b'{"kind": "magic"}', "expected kind 'keyword', 'answer' or 'language'"),
         (b'{"name": "x"}', "no 'patterns'"),
         (b'{"name": "x", "patterns": "y"}', "expected patterns as a list"),
         (b'{"name": "x", "patterns": ["y"], "more": 1}', r"unknown \['more'\]"),

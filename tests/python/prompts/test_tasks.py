@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cna import judges, tasks
 from cna.judges import AnswerJudge, Judge
+from cna.prompts.judges.languages import FUNCTION_WORDS
 from cna.tasks import Task
 
 
@@ -23,7 +24,8 @@ def all_prompts(task: Task) -> list[str]:
 
 
 def test_the_built_in_tasks_have_names():
-    assert tasks.names() == ["capability-refusal", "capitals", "subject-verb"]
+    known = ["answer-language", "capability-refusal", "capitals", "subject-verb"]
+    assert tasks.names() == known
 
 
 @pytest.mark.parametrize("name", tasks.names())
@@ -61,6 +63,50 @@ def test_capability_refusal_differs_in_what_is_asked_and_in_no_other_way():
     verbs = [[p.split()[0] for p in side] for side in (task.positive, task.negative)]
     shared = sum(a == b for a, b in zip(*verbs, strict=True))
     assert shared >= 16  # pairs whose halves begin with the same verb
+
+
+def words(prompts: list[str]) -> set[str]:
+    return {w for p in prompts for w in re.findall(r"[^\W\d_]+", p.lower())}
+
+
+def test_answer_language_has_the_promised_sizes_and_judge():
+    task = tasks.load("answer-language")
+    assert len(task.positive) >= 60
+    assert len(task.evaluation) >= 48
+    assert len(task.benign) >= 24
+    assert task.judge is judges.get("spanish")
+    assert task.chat is None
+    assert "English" in task.prompt_baseline
+
+
+def test_answer_language_pairs_are_of_one_kind_and_length_in_two_languages():
+    task = tasks.load("answer-language")
+    spanish, english = judges.get("spanish"), judges.LanguageJudge("english", "en")
+    for theirs, ours in zip(task.positive, task.negative, strict=True):
+        assert not english(theirs) and not spanish(ours), theirs
+        assert (theirs[0] == "¿") == (ours[-1] == "?"), theirs  # both questions, or neither
+        assert abs(len(theirs.split()) - len(ours.split())) <= 1, theirs
+    assert sum(map(spanish, task.positive)) >= len(task.positive) - 2  # no function words in two
+    assert sum(map(english, task.negative)) >= len(task.negative) - 2
+    for prompts in (task.positive, task.evaluation):
+        assert sum(p[0] == "¿" for p in prompts) == len(prompts) / 2
+        assert all(re.fullmatch(r"¿[^?¿.]+\?|[^?¿.]+\.", p) for p in prompts)
+    assert not any(map(spanish, task.benign)) and not any(map(english, task.evaluation))
+
+
+ASKING = """compara cuéntame dame describe dime enumera escribe explica propón recomienda resume
+    cuándo cuál cuánto cuántos cómo diferencia dónde funciona hace hay puedo quién qué sirve tiene
+    compare describe explain give list name recommend suggest summarise tell write how what where
+    who why work made make long"""
+
+
+def test_answer_language_sets_share_no_words_but_those_that_ask():
+    task = tasks.load("answer-language")
+    common = {*ASKING.split(), "a", "dos", "three"}
+    common |= FUNCTION_WORDS["es"] | FUNCTION_WORDS["en"]
+    found = words(task.positive + task.negative)
+    assert words(task.evaluation) & found <= common
+    assert words(task.benign) & (found | words(task.evaluation)) <= common
 
 
 def test_capitals_knows_the_answer_to_every_evaluation_prompt():

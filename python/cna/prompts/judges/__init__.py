@@ -12,6 +12,7 @@ from .answer import AnswerJudge
 from .base import CallableJudge, Judge
 from .files import from_dict, load
 from .keyword import KeywordJudge
+from .language import LanguageJudge
 from .measure import PrecisionRecall, labelled_answers, precision_recall
 from .named import get, names
 
@@ -20,6 +21,7 @@ __all__ = [
     "CallableJudge",
     "Judge",
     "KeywordJudge",
+    "LanguageJudge",
     "PrecisionRecall",
     "from_dict",
     "get",

@@ -8,10 +8,19 @@ from pathlib import Path
 from ...base.files import require_file
 from .answer import AnswerJudge
 from .keyword import KeywordJudge
+from .language import LanguageJudge
+
+JsonJudge = KeywordJudge | AnswerJudge | LanguageJudge
+
+_FIELDS = {  # of each kind, the one that it needs first
+    "keyword": ("patterns", "name", "regex", "first_chars", "ignore_case", "quoted"),
+    "answer": ("answers", "name"),
+    "language": ("language", "name", "min_share"),
+}
 
 
-def from_dict(values: object, name: str = "judge") -> KeywordJudge | AnswerJudge:
-    """Build a judge from JSON values: {"kind": "keyword", ...} or {"kind": "answer", ...}.
+def from_dict(values: object, name: str = "judge") -> JsonJudge:
+    """Build a judge from JSON values: {"kind": "keyword" or "answer" or "language", ...}.
 
     Raises ValueError for another kind, a missing field or a field of the wrong type.
     """
@@ -23,22 +32,21 @@ def from_dict(values: object, name: str = "judge") -> KeywordJudge | AnswerJudge
     kind = values.get("kind", "keyword")
     fields = {k: v for k, v in values.items() if k != "kind"}
     fields.setdefault("name", name)
-    allowed = {
-        "keyword": {"name", "patterns", "regex", "first_chars", "ignore_case", "quoted"},
-        "answer": {"name", "answers"},
-    }
-    needed = {"keyword": "patterns", "answer": "answers"}
-    if kind not in allowed:
+    if not isinstance(kind, str) or kind not in _FIELDS:
         raise ValueError(
-            f"judges.from_dict: expected kind 'keyword' or 'answer', got {kind!r}; correct the kind"
+            "judges.from_dict: expected kind 'keyword', 'answer' or 'language', got "
+            f"{kind!r}; correct the kind"
         )
-    unknown = sorted(set(fields) - allowed[kind])
-    if unknown or needed[kind] not in fields:
-        wrong = f"unknown {unknown}" if unknown else f"no {needed[kind]!r}"
+    needed = _FIELDS[kind][0]
+    unknown = sorted(set(fields) - set(_FIELDS[kind]))
+    if unknown or needed not in fields:
+        wrong = f"unknown {unknown}" if unknown else f"no {needed!r}"
         raise ValueError(
-            f"judges.from_dict: expected the fields {sorted(allowed[kind])}, got {wrong}; "
+            f"judges.from_dict: expected the fields {sorted(_FIELDS[kind])}, got {wrong}; "
             "correct the fields"
         )
+    if kind == "language":
+        return LanguageJudge(**fields)
     if kind == "answer":
         return AnswerJudge(**fields)
     if not isinstance(fields["patterns"], list):
@@ -49,7 +57,7 @@ def from_dict(values: object, name: str = "judge") -> KeywordJudge | AnswerJudge
     return KeywordJudge(**fields)
 
 
-def load(path: str | Path) -> KeywordJudge | AnswerJudge:
+def load(path: str | Path) -> JsonJudge:
     """Read a judge that `save` wrote (a JSON file).
 
     Raises FileNotFoundError for a missing file, ValueError for one that is not UTF-8 or JSON, or

@@ -13,6 +13,7 @@ _PARTS = {
     "held-out": "labelled_held_out.jsonl",
     "discovery": "labelled_discovery.jsonl",
     "earlier": "labelled_answers.jsonl",
+    "language": "labelled_language.jsonl",
 }
 
 
@@ -57,9 +58,10 @@ def precision_recall(
 
 
 def labelled_answers(part: str = "held-out") -> list[dict[str, Any]]:
-    """The hand-labelled answers shipped with the library, each a dict with at least answer, refusal.
+    """The hand-labelled answers shipped with the library, each a dict with at least answer and label.
 
-    refusal is True where the answer says that the model cannot or will not do what was asked.
+    The label is `refusal`, True where the answer says that the model cannot or will not do what was
+    asked; in the part "language" it is `spanish`, True where the answer's own text is mostly Spanish.
 
     part:
         "held-out": answers to evaluation and benign prompts of "capability-refusal", unsteered and
@@ -69,8 +71,10 @@ def labelled_answers(part: str = "held-out") -> list[dict[str, Any]]:
         "earlier": 64 answers to the first evaluation prompts (discovery prompts today), on which
             the first patterns were written, then hard cases and answers written by hand, with a
             note on where each is from. Agreement here flatters too.
+        "language": answers to prompts that "answer-language" has not, 40 in Spanish and 16 that a
+            judge might confuse, unsteered and steered, labelled before a judge saw them.
 
-    The first two come from SmolLM2-135M-Instruct. Their rows also hold id, prompt, method, layer,
+    All but "earlier" come from SmolLM2-135M-Instruct. Their rows also hold id, prompt, method, layer,
     strength, tokens (the answer's ids) and broken: True where the text repeats itself or cannot be
     read. One reader labelled them, in shuffled order and without the method in view.
     Raises ValueError for another part.

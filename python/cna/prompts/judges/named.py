@@ -5,15 +5,17 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from .keyword import KeywordJudge
+from .language import LanguageJudge
 from .patterns import CAPABILITY, PLURAL_VERB, REFUSAL_13, REFUSAL_31
 
-_NAMED: dict[str, KeywordJudge] = {
+_NAMED: dict[str, KeywordJudge | LanguageJudge] = {
     judge.name: judge
     for judge in (
         KeywordJudge("capability-refusal", CAPABILITY, regex=True, quoted=False),
         KeywordJudge("refusal-13", REFUSAL_13, regex=True, first_chars=500, quoted=False),
         KeywordJudge("refusal-31", REFUSAL_31, quoted=False),
         KeywordJudge("plural-verb", PLURAL_VERB, regex=True),
+        LanguageJudge("spanish", "es"),
     )
 }
 
@@ -23,13 +25,14 @@ def names() -> list[str]:
     return sorted(_NAMED)
 
 
-def get(name: str) -> KeywordJudge:
+def get(name: str) -> KeywordJudge | LanguageJudge:
     """A built-in judge by name.
 
     capability-refusal: the answer says that the model cannot do it (no body, access or live data).
     refusal-13: declining of any kind, 13 regular expressions on the first 500 characters.
     refusal-31: declining of any kind, 31 substrings anywhere.
     plural-verb: the answer continues a sentence with a plural verb form (are, were, have, do).
+    spanish: the answer is in Spanish, by its function words.
     The first three pass over quoted speech. The two refusal sets have the scope of the two keyword
     judges in the authors' released code (arXiv 2605.12290); the patterns are this library's own.
     Raises ValueError for another name.

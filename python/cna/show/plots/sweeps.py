@@ -27,6 +27,7 @@ from .tables import (
 
 _TITLES = {
     "multiplier": "Scaling neurons",
+    "share": "Moving neurons",
     "coefficient": "Adding a steering vector",
     "bias": "A bias on the logits",
     "instruction": "An instruction",

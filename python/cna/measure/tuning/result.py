@@ -1,0 +1,74 @@
+"""What a search found: the setting that it chose, all that it tried, and both on fresh prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ... import _core
+from ...base.files import write_whole
+from ...circuits.operation import Operation, save_steering
+from ..result import SweepResult
+from .candidate import Candidate
+from .search import front
+
+
+@dataclasses.dataclass
+class TuneResult:
+    """What `cna.tune` found.
+
+    Attributes:
+        operation, strength: the choice: `with model.steer(best.operation, best.strength)`.
+        table: one row a candidate: its fields, left, rate, other, broken, astray, kl and kl_error on
+            the choice half; `kind` tells circuits from the baselines.
+        chosen: the row of the choice; within_bound: whether it kept to the bound there.
+        evaluation: the choice beside CAA and the prompt baseline on the evaluation prompts, a sweep.
+        settings: what the search was run with.
+    """
+
+    operation: Operation
+    strength: float
+    table: pd.DataFrame
+    chosen: dict[str, Any]
+    within_bound: bool
+    evaluation: SweepResult
+    settings: dict[str, Any]
+
+    @property
+    def circuit(self) -> _core.Circuit:
+        """The chosen neurons."""
+        return self.operation.circuit
+
+    @property
+    def name(self) -> str:
+        """The choice in one line."""
+        fields = {f.name: self.chosen[f.name] for f in dataclasses.fields(Candidate)}
+        return Candidate(**fields).name
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The circuits that no other one beats in both what is left and the KL, by rising KL."""
+        return front(self.table[self.table["kind"] == "circuit"])
+
+    def plot(self) -> Any:
+        """What is left against the KL: all candidates, their front, the baselines, the choice."""
+        return self.evaluation.drawing.plot_search(self)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes a run folder that `generate`, `sweep` and `convert` take.
+
+        The evaluation's files, and steering.json (operation and strength), trials.csv and front.png.
+        """
+        path = self.evaluation.save(folder)
+        save_steering(self.operation, self.strength, path)
+        write_whole(path / "trials.csv", lambda p: self.table.to_csv(p, index=False))
+        about = {"chosen": self.chosen, "within_bound": self.within_bound, **self.settings}
+        text = json.dumps(about, indent=2, default=str) + "\n"
+        write_whole(path / "tune.json", lambda p: p.write_text(text, encoding="utf-8"))
+        self.evaluation.drawing.draw_search(self, path)
+        return path
