@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ..circuits.layer_table import late_shares
+from ..circuits.layers import LayersByRanking, layers_by_ranking
+from .base_instruct import BaseAgainstInstruct, base_against_instruct
 from .localisation import (
-    BaseAgainstInstruct,
     CircuitComparison,
     Concentration,
-    base_against_instruct,
     compare_circuits,
     concentration,
     layer_table,
@@ -20,6 +21,7 @@ __all__ = [
     "BaseAgainstInstruct",
     "CircuitComparison",
     "Concentration",
+    "LayersByRanking",
     "PermutationNull",
     "Recordings",
     "SmallestK",
@@ -27,7 +29,9 @@ __all__ = [
     "base_against_instruct",
     "compare_circuits",
     "concentration",
+    "late_shares",
     "layer_table",
+    "layers_by_ranking",
     "permutation_null",
     "rate_reduction",
     "record_sets",

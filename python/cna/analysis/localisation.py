@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .._core import Circuit, compare
 from ..base.html import frame_html, panel
-from ..circuits.discovery import discover
-from ..hosts.model import Model
-from ..hosts.tokens import Prompts
 
 
 def layer_table(circuit: Circuit) -> pd.DataFrame:
@@ -145,94 +141,4 @@ def compare_circuits(a: Circuit, b: Circuit) -> CircuitComparison:
         same_sign=int(agree),
         p_value=overlap.p_value,
         log10_p_value=overlap.log10_p_value,
-    )
-
-
-@dataclass(frozen=True)
-class BaseAgainstInstruct:
-    """The circuits of a base model and of the instruct model tuned from it.
-
-    Attributes:
-        base, instruct: the circuits.
-        base_concentration, instruct_concentration: how late they sit.
-        overlap: left is base, right is instruct; `share_of_right` is the paper's overlap in per
-            cent of the instruct circuit.
-    Source: arXiv 2605.12290, tables 7 and 8.
-    """
-
-    base: Circuit
-    instruct: Circuit
-    base_concentration: Concentration
-    instruct_concentration: Concentration
-    overlap: CircuitComparison
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """A row for each model and one for the neurons in both."""
-        rows: list[dict[str, Any]] = []
-        for name, where in (
-            ("base", self.base_concentration),
-            ("instruct", self.instruct_concentration),
-            ("both", concentration(self.instruct & self.base)),
-        ):
-            rows.append(
-                {
-                    "circuit": name,
-                    "neurons": where.n_neurons,
-                    "last_three": where.last_three,
-                    "last_quarter": where.last_quarter,
-                }
-            )
-        out = pd.DataFrame(rows)
-        nothing = [np.nan, np.nan]
-        out["share_of_instruct"] = [*nothing, self.overlap.share_of_right]
-        out["jaccard"] = [*nothing, self.overlap.jaccard]
-        out["p_value"] = [*nothing, self.overlap.p_value]
-        return out
-
-    def _repr_html_(self) -> str:
-        caption = (
-            f"Base against instruct: {self.overlap.shared:,} neurons in both, "
-            f"{100 * self.overlap.share_of_right:.1f} % of the instruct circuit "
-            f"({self.overlap.expected:.2g} expected by chance)"
-        )
-        return panel([frame_html(self.table, caption=caption)])
-
-
-def base_against_instruct(
-    base_model: Model,
-    instruct_model: Model,
-    positive: Prompts,
-    negative: Prompts,
-    *,
-    chat: bool | None = None,
-    base_chat: bool | None = False,
-    **discover_options: Any,
-) -> BaseAgainstInstruct:
-    """Finds the circuit of one behaviour in a base model and in its instruct model.
-
-    Args:
-        chat: for the instruct model, as in `cna.discover`.
-        base_chat: for the base model; raw text by default, even where its tokenizer carries a chat
-            template, for the model was not trained on one.
-        discover_options: for `cna.discover`, the same for both (fraction, k, universal, ...). The
-            default universal neurons are counted on each model by itself.
-    Raises:
-        ValueError: models whose grids differ, or what `cna.discover` raises.
-    """
-    shapes = [(m.n_layers, m.width) for m in (base_model, instruct_model)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            "base_against_instruct: expected two models of one architecture, got "
-            f"{shapes[0][0]} x {shapes[0][1]} and {shapes[1][0]} x {shapes[1][1]} (layers x "
-            "width); pass the base model that the instruct model was tuned from"
-        )
-    base = discover(base_model, positive, negative, chat=base_chat, **discover_options)
-    instruct = discover(instruct_model, positive, negative, chat=chat, **discover_options)
-    return BaseAgainstInstruct(
-        base=base,
-        instruct=instruct,
-        base_concentration=concentration(base),
-        instruct_concentration=concentration(instruct),
-        overlap=compare_circuits(base, instruct),
     )

@@ -67,11 +67,22 @@ def select(
     """The top k of two sets' moments, as `Model.core.contrast` gives them.
 
     `selection`: fraction, k, ranking and the rest of what `Model.core.select` takes; `score` where
-    the ranking needs more than moments. Warns where every neuron's delta is at the rounding of its
-    layer's activations: the model then saw no difference between the sets.
+    the ranking needs more than moments. Warns as `warn_of_rounding` does.
     """
     kept_out = list(removed.neurons) if removed else []
     circuit = model.core.select(*moments, score, universal=kept_out, **selection)
+    warn_of_rounding(model, moments, circuit)
+    return circuit
+
+
+def warn_of_rounding(
+    model: Model, moments: tuple[dict[str, Any], dict[str, Any]], circuit: _core.Circuit
+) -> None:
+    """Warns where every neuron's delta is at the rounding of its layer's activations.
+
+    The model then saw no difference between the sets. The line shown is that of the caller's caller's
+    caller.
+    """
     if len(circuit):
         means = torch.stack([side["mean"] for side in moments])
         size = means.square().mean((0, 2)).sqrt()  # [n_layers]
@@ -83,6 +94,5 @@ def select(
                 "discover: the two sets differ by rounding only (largest |delta| "
                 f"{float(delta.max()):.1e}); these neurons stand for no behaviour: look at what the "
                 "model sees with model.tokenize(prompts)",
-                stacklevel=3,
+                stacklevel=4,
             )
-    return circuit

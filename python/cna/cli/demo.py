@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..base.files import write_whole
 from ..circuits.discovery import discover
+from ..circuits.layer_table import layers_sentence
 from ..circuits.universal import UniversalNeurons, universal_neurons
 from ..hosts.loading import load
 from ..hosts.model import Model
@@ -131,6 +132,8 @@ def run_part(
     text = markdown(result.table, result.answers, result.controls(), circuit)
     write_whole(out / "table.md", lambda p: p.write_text(text, encoding="utf-8"))
     print("\n".join(f"   {line}" for line in text.splitlines()))
+    if result.layers is not None:
+        print(f"   {layers_sentence(result.layers)}")
     print("3. Against the model, prompt by prompt (exact McNemar tests, Holm-corrected)")
     for row in result.compare().to_dict("records"):
         layer = "" if row["layer"] != row["layer"] else f" layer {row['layer']:.0f}"

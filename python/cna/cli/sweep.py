@@ -57,6 +57,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 @together
 def run(args: argparse.Namespace) -> int:
     from .. import discover, many
+    from ..circuits.layer_table import layers_sentence
     from ..circuits.operation import load_steering
     from ..many import ranks
     from ..measure.arms import operation_arms
@@ -105,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
     draws = result.controls()
     if len(draws):
         print(draws.to_string(index=False, float_format="%.3f", na_rep=""))
+    if result.layers is not None:
+        print(layers_sentence(result.layers))
     if "quiz" in result.settings:
         print(f"accuracy: {result.settings['quiz']}")
     print(f"wrote {args.out}")

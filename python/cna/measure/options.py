@@ -60,6 +60,8 @@ class SweepOptions:
             that is passed, as MMLU is run, and "text" for the built-in one.
         quiz_seed: of the draw.
         max_prompts: evaluation and benign prompts, each; all by default.
+        layers: whether neurons per layer by |delta| and by contribution are kept with the run; two
+            passes over the task's discovery prompts.
     Raises:
         ValueError: an unknown baseline, numbers that are not finite, or counts that cannot be.
     """
@@ -81,6 +83,7 @@ class SweepOptions:
     quiz_by: str | None = None
     quiz_seed: int = 0
     max_prompts: int | None = None
+    layers: bool = True
 
     def __post_init__(self) -> None:
         for field in ("multipliers", "caa_coefficients", "logit_biases"):

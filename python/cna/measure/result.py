@@ -20,7 +20,13 @@ class Drawing(Protocol):
 
     def plot(self, table: pd.DataFrame) -> Any: ...
 
-    def draw(self, folder: Path, circuit: _core.Circuit, table: pd.DataFrame) -> None: ...
+    def draw(
+        self,
+        folder: Path,
+        circuit: _core.Circuit,
+        table: pd.DataFrame,
+        layers: pd.DataFrame | None = None,
+    ) -> None: ...
 
     def write_page(self, folder: Path) -> None: ...
 
@@ -37,12 +43,15 @@ class SweepResult:
         table: one row per arm; columns as in docs/evaluation.md.
         answers: one row per arm and prompt.
         settings: what it was run with.
+        layers: a row per layer, the neurons that the task's discovery prompts give by |delta| and by
+            contribution; see `cna.analysis.LayersByRanking`.
     """
 
     table: pd.DataFrame
     answers: pd.DataFrame
     settings: dict[str, Any]
     circuit: _core.Circuit
+    layers: pd.DataFrame | None = None
     drawing: ClassVar[Drawing]
 
     def plot(self) -> Any:
@@ -72,9 +81,9 @@ class SweepResult:
         return choose(self.answers, max_kl)
 
     def save(self, folder: str | os.PathLike[str], report: bool = True) -> Path:
-        """Writes circuit.json, table.csv, answers.csv, run.json, figures and report.html."""
+        """Writes circuit.json, table.csv, answers.csv, layers.csv, run.json, figures, report.html."""
         path = save_run(self, Path(folder))
-        self.drawing.draw(path, self.circuit, self.table)
+        self.drawing.draw(path, self.circuit, self.table, self.layers)
         if report:
             self.drawing.write_page(path)
         return path

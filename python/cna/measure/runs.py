@@ -20,10 +20,11 @@ class Run(Protocol):
     table: pd.DataFrame
     answers: pd.DataFrame
     settings: dict[str, Any]
+    layers: pd.DataFrame | None
 
 
 def save_run(result: Run, folder: Path) -> Path:
-    """Writes circuit.json, table.csv, answers.csv and run.json; the figures are drawing's."""
+    """Writes circuit.json, table.csv, answers.csv, layers.csv and run.json; figures are drawing's."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -32,6 +33,9 @@ def save_run(result: Run, folder: Path) -> Path:
         ) from None
     result.circuit.save(folder / "circuit.json")
     write_whole(folder / "table.csv", lambda p: result.table.to_csv(p, index=False))
+    if result.layers is not None:
+        layers = result.layers
+        write_whole(folder / "layers.csv", lambda p: layers.to_csv(p, index=False))
     # Quoted: a carriage return in an answer ends a row otherwise.
     quoting: Any = csv.QUOTE_NONNUMERIC
     write_whole(

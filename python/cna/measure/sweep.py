@@ -25,6 +25,7 @@ from .answer_scores import add_likelihoods
 from .answers import AnswerLog, generate_answers, prompt_ids
 from .arm import Arm
 from .divergence import add_divergence
+from .layers import task_layers
 from .options import SweepOptions, sweep_options
 from .perplexity import fixed_text
 from .plan import Plan, plan
@@ -56,7 +57,7 @@ def sweep(
         multipliers, baselines, settings: fields of `cna.SweepOptions`, by its names: caa_layers,
             caa_coefficients, logit_biases, prompt_baseline, random_seeds, random_prompts,
             max_new_tokens, batch_size, kl_prompts, perplexity, relevance_prompts,
-            quiz_questions, quiz_by, quiz_seed, max_prompts.
+            quiz_questions, quiz_by, quiz_seed, max_prompts, layers.
         options: all of them in one object; what is given beside it comes first.
         quiz: multiple-choice questions, from `cna.prompts.read_quiz`; the built-in set by default.
         arms: extra arms, for methods of your own; a run folder knows them by all that they do.
@@ -95,7 +96,11 @@ def sweep(
     table, answers = summarise(todo.arms, answers, task, extra, correct, options.max_new_tokens)
     if correct is not None:
         table["quiz"] = todo.settings["quiz"] = _quiz_label(quiz, options)
-    result = SweepResult(table, answers.drop(columns=["tokens", "arm"]), todo.settings, circuit)
+    layers, missing = task_layers(model, circuit, task, options, progress)
+    if missing:
+        todo.settings["layers_missing"] = missing
+    kept = answers.drop(columns=["tokens", "arm"])
+    result = SweepResult(table, kept, todo.settings, circuit, layers)
     if out is not None:
         result.save(out)
     return result

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .behaviour import ALPHAS
 from .experiments import PARTS, main_reproduce, reproduce
-from .layers import LAYER_TASKS, authors_circuit, layer_distance
+from .layers import LAYER_TASKS, authors_circuit, authors_layers, layer_distance
 from .own_prompts import jailbreak_task
 from .printed import paper, paper_entry
 from .result import Reproduction
@@ -19,6 +19,7 @@ __all__ = [
     "PARTS",
     "Reproduction",
     "authors_circuit",
+    "authors_layers",
     "controls_table",
     "jailbreak_task",
     "layer_distance",

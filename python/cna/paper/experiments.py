@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from ..circuits.layer_table import UNITS_NOTE
 from ..hosts.loading import load
 from ..hosts.model import Model
 from ..prompts import tasks
@@ -56,7 +57,8 @@ def reproduce(
             one of your own copy of JailbreakBench.
         layer_tasks: {"refusal", "capitals", "subject-verb": Task} instead of the built-in ones.
         fraction: size of the circuit of the first three parts; universal neurons are left out.
-        k: size of the circuits of the layer and overlap tables, which follow the authors' options.
+        k: size of the circuits of the layer and overlap tables, which follow the authors' options; by
+            |delta|, and beside them by contribution where the model knows its weights.
         max_new_tokens: per answer; by default 40, or the paper's 150 with a task of your own.
         out: folder where finished answers are kept, so that a stopped run goes on.
     Raises:
@@ -106,8 +108,9 @@ def reproduce(
         if own_task:
             sets["refusal"] = task
         sets |= dict(layer_tasks or {})
-        tables, circuits = localise(model, base, entry, sets, k)
+        tables, circuits, missing = localise(model, base, entry, sets, k)
         result.circuits |= circuits
+        result.notes += [UNITS_NOTE, *missing]
         result.tables |= {table: tables[table] for table in wanted}
     return result
 

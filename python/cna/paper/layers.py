@@ -1,4 +1,4 @@
-"""Where circuits sit, found as the authors find them, and what base and instruct models share."""
+"""Where circuits sit, found as the authors find them and by contribution, and what two models share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from .. import _core
-from ..analysis import compare_circuits, concentration
+from ..analysis import LayersByRanking, compare_circuits
+from ..circuits.layers import find_layers
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 from ..prompts.tasks import Task
@@ -39,18 +40,49 @@ def authors_circuit(
         k: neurons, at most those of the layers that are left.
         skipped_layers: layers from the first that give no neurons; always leaves one.
     """
+    k, left_out, said = _authors_options(model, k, skipped_layers)
+    moments = model.core.contrast(model.tokenize(positive, chat), model.tokenize(negative, chat))
+    return _plain(model.core.select(*moments, k=k, universal=left_out), said)
+
+
+def authors_layers(
+    model: Model,
+    positive: Prompts,
+    negative: Prompts,
+    *,
+    k: int = 200,
+    skipped_layers: int = 2,
+    chat: bool | None = None,
+) -> LayersByRanking:
+    """`authors_circuit`, and beside it circuits of its size and layers by contribution.
+
+    The sums are over all neurons, those of the layers left out too.
+    """
+    k, left_out, said = _authors_options(model, k, skipped_layers)
+    sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
+    found = find_layers(model, sides, left_out, size={"k": k}, progress=False)
+    return found.mapped(lambda circuit: _plain(circuit, said))
+
+
+def _authors_options(
+    model: Model, k: int, skipped_layers: int
+) -> tuple[int, list[tuple[int, int]], dict[str, Any]]:
+    """The size of a circuit, the neurons that give none, and what a circuit's provenance says."""
     skipped = max(0, min(skipped_layers, model.n_layers - 1))
     k = min(k, (model.n_layers - skipped) * model.width)
-    moments = model.core.contrast(model.tokenize(positive, chat), model.tokenize(negative, chat))
     left_out = [(layer, j) for layer in range(skipped) for j in range(model.width)]
-    circuit = model.core.select(*moments, k=k, universal=left_out)
+    return k, left_out, {"skipped_layers": list(range(skipped)), "universal_filter": None}
+
+
+def _plain(circuit: _core.Circuit, said: dict[str, Any]) -> _core.Circuit:
+    """Without the neurons that were left out: they are no universal ones."""
     plain = _core.Circuit(circuit.shape, circuit.neurons, dict(circuit.provenance))
-    return plain.with_provenance(skipped_layers=list(range(skipped)), universal_filter=None)
+    return plain.with_provenance(**said)
 
 
 def localise(
     model: Model, base: Model | None, entry: Mapping[str, Any], sets: Mapping[str, Task], k: int
-) -> tuple[dict[str, pd.DataFrame], dict[str, _core.Circuit]]:
+) -> tuple[dict[str, pd.DataFrame], dict[str, _core.Circuit], list[str]]:
     """Circuits of every task in the model and its base model, and where they sit.
 
     Args:
@@ -58,31 +90,41 @@ def localise(
         sets: {label: Task}.
         k: neurons of a circuit.
     Returns:
-        The tables "layers", "layer_counts" and, with a base model, "overlap"; and the circuits.
+        The tables "layers", "layer_counts" and, with a base model, "overlap"; the circuits; and a line
+        for each model that does not know its weights, so that its columns of contributions are empty.
     """
     layers, counts, overlaps = [], [], []
-    found: dict[str, _core.Circuit] = {}
+    circuits: dict[str, _core.Circuit] = {}
+    missing: list[str] = []
     for label, task in sets.items():
         positive, negative = task.positive, task.negative
-        tuned = authors_circuit(model, positive, negative, k=k, chat=task.chat)
-        circuits = {"model" if base is None else "instruct": tuned}
+        tuned = authors_layers(model, positive, negative, k=k, chat=task.chat)
+        found = {"model" if base is None else "instruct": tuned}
         if base is not None:
-            circuits["base"] = authors_circuit(base, positive, negative, k=k, chat=False)
-            overlaps.append(_overlap_row(label, circuits, entry))
-        for which, circuit in circuits.items():
-            found[f"{which}-{label}"] = circuit
+            found["base"] = authors_layers(base, positive, negative, k=k, chat=False)
+            overlaps.append({"task": label} | _overlap_row(found, entry, label))
+        for which, where in found.items():
+            circuits[f"{which}-{label}"] = where.by_delta
+            if where.by_contribution is not None and where.by_converted is not None:
+                circuits[f"{which}-{label}-contribution"] = where.by_contribution
+                circuits[f"{which}-{label}-converted"] = where.by_converted
+            else:
+                missing.append(f"No contributions of the {which}: {where.missing}")
             source = paper()["models"].get(entry.get("other"), {}) if which == "base" else entry
             printed = source.get("layers", {}).get(label, {})
-            theirs = _logged_counts(printed, len(circuit.layer_counts))
-            layers.append({"model": which, "task": label} | _layer_row(circuit, printed, theirs))
+            table = where.table
+            theirs = _logged_counts(printed, len(table))
+            layers.append({"model": which, "task": label} | _layer_row(where, printed, theirs))
             counts += [
-                {"model": which, "task": label, "layer": i, "log_count": logged, "count": count}
-                for i, (logged, count) in enumerate(zip(theirs, circuit.layer_counts, strict=True))
+                {"model": which, "task": label, "layer": row["layer"], "log_count": logged}
+                | {"count": row["delta_count"]}
+                | {c: row[c] for c in table if c not in ("layer", "delta_count")}
+                for logged, row in zip(theirs, table.to_dict("records"), strict=True)
             ]
     tables = {"layers": pd.DataFrame(layers), "layer_counts": pd.DataFrame(counts)}
     if base is not None:
         tables["overlap"] = pd.DataFrame(overlaps)
-    return tables, found
+    return tables, circuits, list(dict.fromkeys(missing))
 
 
 def _logged_counts(printed: Mapping[str, Any], n_layers: int) -> list[float]:
@@ -92,17 +134,18 @@ def _logged_counts(printed: Mapping[str, Any], n_layers: int) -> list[float]:
 
 
 def _layer_row(
-    circuit: _core.Circuit, printed: Mapping[str, Any], theirs: Sequence[float]
+    found: LayersByRanking, printed: Mapping[str, Any], theirs: Sequence[float]
 ) -> dict[str, Any]:
-    where = concentration(circuit)
-    return {
-        "n_neurons": len(circuit),
-        "paper_last_three": printed.get("last_three", math.nan),
-        "last_three": where.last_three,
-        "paper_last_quarter": printed.get("last_quarter", math.nan),
-        "last_quarter": where.last_quarter,
-        "log_distance": layer_distance(theirs, circuit.layer_counts),
-    }
+    """The paper's shares and those by |delta|, then the same by |delta| converted, by contribution."""
+    late = found.late
+    row: dict[str, Any] = {"n_neurons": len(found.by_delta)}
+    for at, part in enumerate(("last_three", "last_quarter")):
+        row[f"paper_{part}"] = printed.get(part, math.nan)
+        row[part] = late["delta_count"][at]
+        row[f"converted_{part}"] = late["converted_count"][at]
+        row[f"contribution_{part}"] = late["contribution_count"][at]
+    row["log_distance"] = layer_distance(theirs, found.by_delta.layer_counts)
+    return row
 
 
 def layer_distance(a: Sequence[float], b: Sequence[float]) -> float:
@@ -113,12 +156,12 @@ def layer_distance(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _overlap_row(
-    label: str, circuits: Mapping[str, _core.Circuit], entry: Mapping[str, Any]
+    found: Mapping[str, LayersByRanking], entry: Mapping[str, Any], label: str
 ) -> dict[str, Any]:
-    both = compare_circuits(circuits["base"], circuits["instruct"])
+    base, instruct = found["base"], found["instruct"]
+    both = compare_circuits(base.by_delta, instruct.by_delta)
     printed = entry.get("overlap", {}).get(label, {})
-    return {
-        "task": label,
+    row = {
         "n_neurons": both.right,
         "paper_shared": printed.get("shared", math.nan),
         "shared": both.shared,
@@ -128,4 +171,10 @@ def _overlap_row(
         "jaccard": both.jaccard,
         "expected_by_chance": both.expected,
         "p_value": both.p_value,
+        "contribution_shared": math.nan,
+        "contribution_jaccard": math.nan,
     }
+    if base.by_contribution is not None and instruct.by_contribution is not None:
+        other = compare_circuits(base.by_contribution, instruct.by_contribution)
+        row |= {"contribution_shared": other.shared, "contribution_jaccard": other.jaccard}
+    return row

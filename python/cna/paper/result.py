@@ -17,14 +17,15 @@ from .. import _core
 from ..base.files import write_whole
 from ..base.html import frame_html, lead, panel, render
 from ..measure.result import SweepResult
+from .layer_figures import as_page_images, layer_figures
 from .printed import paper
 
 _TITLES = {
     "refusal": "Rate of the behaviour, before and after the circuit is switched off",
     "quality": "Strengths: CNA against CAA (alpha = 1 - m for neurons, the coefficient for vectors)",
     "controls": "Controls: random neurons, as many per layer",
-    "layers": "Where the circuits sit",
-    "layer_counts": "Neurons per layer",
+    "layers": "Where the circuits sit: by |delta|, by |delta| in the answer's units, by contribution",
+    "layer_counts": "Neurons per layer by |delta| and by contribution, and the sums over all neurons",
     "overlap": "Base against instruct",
 }
 
@@ -58,7 +59,8 @@ class Reproduction:
         parts = [f"{self.model_id}: {self._in_paper()}"]
         for name, table in self.tables.items():
             if name == "layer_counts":  # layers that hold none are left out here
-                table = table[(table["count"] > 0) | (table["log_count"] > 0)]
+                held = ["count", "log_count", "converted_count", "contribution_count"]
+                table = table[(table[held] > 0).any(axis=1)]
             text = table.to_string(index=False, na_rep="-", float_format=lambda x: f"{x:.3f}")
             parts.append(f"{_TITLES[name]}\n{text}")
         parts.append("Notes\n" + "\n".join(f"- {note}" for note in self.notes))
@@ -81,7 +83,7 @@ class Reproduction:
         return panel(parts)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Writes each table as CSV, circuits/*.json, answers.csv, reproduction.json and .html.
+        """Writes each table as CSV, circuits/*.json, answers.csv, figures, reproduction.json and .html.
 
         Raises:
             RuntimeError: a file cannot be written.
@@ -103,9 +105,18 @@ class Reproduction:
         }
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         write_whole(out / "reproduction.json", lambda p: p.write_text(text, encoding="utf-8"))
-        page = render("paper/page", model=self.model_id, body=Markup(self._repr_html_()))
+        figures = layer_figures(self.tables.get("layer_counts"))
+        for name, data in figures.items():
+            (out / "figures").mkdir(exist_ok=True)
+            write_whole(out / "figures" / f"{name}.png", functools.partial(_to_file, data))
+        body, images = Markup(self._repr_html_()), as_page_images(figures)
+        page = render("paper/page", model=self.model_id, body=body, images=images)
         write_whole(out / "reproduction.html", lambda p: p.write_text(page, encoding="utf-8"))
         return out
+
+
+def _to_file(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
 
 
 def _to_csv(table: pd.DataFrame, path: Path) -> None:

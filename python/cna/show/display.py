@@ -66,7 +66,7 @@ def signed(delta: float) -> Markup:
     return render("show/signed", colour=colour, mark=mark, size=f"{abs(delta):#.4g}")
 
 
-def layer_bars(counts: Sequence[int]) -> Markup:
+def layer_bars(counts: Sequence[int], title: str = "Neurons per layer") -> Markup:
     """Neurons per layer [n_layers] as a strip of bars (inline SVG), layer 0 on the left."""
     layers = len(counts)
     most = max(max(counts, default=0), 1)
@@ -93,6 +93,7 @@ def layer_bars(counts: Sequence[int]) -> Markup:
         ticks.append({"x": at, "y": base + 13, "anchor": anchor, "text": text})
     return render(
         "show/layer_bars",
+        title=title,
         width=width + 4,
         height=height + foot + 14,
         bar=bar,

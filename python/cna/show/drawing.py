@@ -17,14 +17,16 @@ def plot(table: pd.DataFrame) -> Any:
     return plots.dose_response(table)
 
 
-def draw(folder: Path, circuit: Circuit, table: pd.DataFrame) -> None:
+def draw(
+    folder: Path, circuit: Circuit, table: pd.DataFrame, layers: pd.DataFrame | None = None
+) -> None:
     """Writes figures/*.png."""
     from .plots import save
     from .run_figures import run_figures
 
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
-    for name, figure in run_figures(circuit, table).items():
+    for name, figure in run_figures(circuit, table, layers).items():
         save(figure, figures / f"{name}.png")
 
 

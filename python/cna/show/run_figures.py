@@ -17,6 +17,9 @@ CAPTIONS = {  # file stem -> caption; other images keep their names as captions
     "matched_kl": "Effect against side effect: the distance to the unsteered model (KL) on benign "
     "prompts, to compare methods that disturb the model equally. Grey: random draws.",
     "layer_histogram": "Neurons of the circuit per layer.",
+    "layers_by_ranking": "Above: neurons per layer of circuits of one size, by |delta| and by "
+    "contribution. Below: the share of each sum over all neurons that a layer holds. |delta| is in the "
+    "units of each layer's activations, the others in those of the answer.",
     "neuron_strip": "Each neuron of the circuit; colour is the sign of its contrast.",
     "overlap": "Overlap of two circuits by layer.",
     "stability": "How often resampled discovery prompts choose each neuron, and the overlap of "
@@ -24,7 +27,9 @@ CAPTIONS = {  # file stem -> caption; other images keep their names as captions
 }
 
 
-def run_figures(circuit: Circuit | None, table: pd.DataFrame | None) -> dict[str, Figure]:
+def run_figures(
+    circuit: Circuit | None, table: pd.DataFrame | None, layers: pd.DataFrame | None = None
+) -> dict[str, Figure]:
     """{name: figure}; one that the table has no columns or rows for is left out."""
     wanted: dict[str, Callable[[], Figure]] = {}
     if table is not None:
@@ -35,6 +40,9 @@ def run_figures(circuit: Circuit | None, table: pd.DataFrame | None) -> dict[str
     if circuit is not None:
         wanted["layer_histogram"] = lambda: plots.layer_histogram(circuit)
         wanted["neuron_strip"] = lambda: plots.neuron_strip(circuit)
+    if layers is not None:
+        by_layer = layers
+        wanted["layers_by_ranking"] = lambda: plots.layers_by_ranking(by_layer)
     out = {}
     for name, draw in wanted.items():
         try:

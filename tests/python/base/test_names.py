@@ -13,7 +13,14 @@ import pytest
 from cna.base.names import PLACES
 
 PUBLIC = {
-    "analysis": ["stability", "permutation_null", "record_sets", "layer_table", "smallest_k"],
+    "analysis": [
+        "stability",
+        "permutation_null",
+        "record_sets",
+        "layer_table",
+        "layers_by_ranking",
+        "smallest_k",
+    ],
     "arms": ["Arm", "neuron_arms", "vector_arms", "size_arms", "build_arms", "BASELINES"],
     "cli": ["main", "build_parser"],
     "convert": [
@@ -55,7 +62,7 @@ PUBLIC = {
         "rate_by_length",
         "summarise",
     ],
-    "plots": ["dose_response", "layer_histogram", "matched_kl", "png", "save", "stability"],
+    "plots": ["dose_response", "layer_histogram", "layers_by_ranking", "matched_kl", "png", "save"],
     "prompts": ["Question", "read_prompts", "read_quiz", "universal_prompts"],
     "ranks": ["Group", "device_of_rank", "group", "is_distributed", "load_in_turn"],
     "report": ["write_report"],
@@ -65,6 +72,7 @@ PUBLIC = {
         "PARTS",
         "Reproduction",
         "authors_circuit",
+        "authors_layers",
         "controls_table",
         "jailbreak_task",
         "layer_distance",

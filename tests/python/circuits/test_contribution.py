@@ -7,69 +7,11 @@ from typing import Any
 import cna
 import numpy as np
 import pytest
-import torch
-from conftest import AOTI_ON_PUSH, PROMPTS, down_projections, make_hf, make_tokenizer
+from conftest import AOTI_ON_PUSH, PROMPTS, make_hf, make_tokenizer
+from contribution_oracle import reference
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma2", "gemma3", "olmo2")
 K = 9
-
-
-def norm_of(hf: Any, family: str) -> tuple[np.ndarray, bool]:
-    """(gain of the final norm, does it take the mean off?), by the family's own definition."""
-    base = hf.base_model
-    norm = {"gpt2": "ln_f", "gpt_neox": "final_layer_norm"}.get(family, "norm")
-    weight = getattr(base, norm).weight.detach().double().numpy()
-    return weight + ("gemma" in family), family in ("gpt2", "gpt_neox")
-
-
-def reference(hf: Any, family: str, sides: tuple[Any, Any], penalty: float) -> np.ndarray:
-    """score [layers, width], one prompt at a time."""
-    downs = down_projections(hf, family)
-    posts = [
-        m for n, m in hf.named_modules() if n.endswith("post_feedforward_layernorm")
-    ]  # Gemma 2 and 3, OLMo 2
-    taken: dict[str, Any] = {}
-    hooks = []
-    for layer, down in enumerate(downs):
-
-        def keep(_: Any, args: Any, layer: int = layer) -> None:
-            taken["a", layer] = args[0][0, -1].double().numpy()
-
-        def out(_: Any, __: Any, y: Any, layer: int = layer) -> None:
-            taken["y", layer] = y[0, -1].double().numpy()
-
-        hooks += [down.register_forward_pre_hook(keep), down.register_forward_hook(out)]
-    activations: list[list[np.ndarray]] = [[], []]
-    probabilities: list[list[np.ndarray]] = [[], []]
-    scales = []
-    for side, prompts in enumerate(sides):
-        for ids in prompts:
-            with torch.inference_mode():
-                logits = hf(torch.tensor([ids])).logits[0, -1].double().numpy()
-            e = np.exp(logits - logits.max())
-            probabilities[side].append(e / e.sum())
-            activations[side].append(np.stack([taken["a", i] for i in range(len(downs))]))
-            outs = np.stack([taken["y", i] for i in range(len(downs))])
-            scales.append(1 / np.sqrt((outs**2).mean(1)))
-    for hook in hooks:
-        hook.remove()
-    gain, centred = norm_of(hf, family)
-    head = hf.get_output_embeddings().weight.detach().double().numpy()
-    u = head.T @ (np.mean(probabilities[0], 0) - np.mean(probabilities[1], 0)) * gain
-    if centred:
-        u -= u.mean()
-    u /= np.linalg.norm(u)
-    score = []
-    for layer, down in enumerate(downs):
-        write = down.weight.detach().double().numpy()
-        write = write.T if family == "gpt2" else write
-        if posts:
-            post = posts[layer].weight.detach().double().numpy() + ("gemma" in family)
-            write = write * post[:, None] * np.mean(scales, 0)[layer]
-        positive = np.mean(activations[0], 0)[layer]
-        negative = np.abs(activations[1]).mean(0)[layer]
-        score.append((u @ write) * positive - penalty * negative * np.linalg.norm(write, axis=0))
-    return np.stack(score)
 
 
 PAIRS = [(host, family) for host in ("live", "torchscript") for family in FAMILIES]

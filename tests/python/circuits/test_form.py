@@ -35,6 +35,9 @@ def test_a_difference_at_rounding_is_said(tiny: cna.Model) -> None:
     weight[b] = weight[a] * (1 + 1e-7)
     with pytest.warns(UserWarning, match="differ by rounding only"):
         cna.discover(model, ["xa", "ya"], ["xb", "yb"], universal=None)
+    with pytest.warns(UserWarning, match="differ by rounding only") as caught:
+        cna.analysis.layers_by_ranking(model, ["xa", "ya"], ["xb", "yb"], universal=None)
+    assert caught[0].filename == __file__  # the user's own line
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cna.discover(model, ["xa", "ya"], ["xc", "yc"], universal=None)

@@ -22,8 +22,8 @@ from cna.prompts import Question
 from cna.steering import caa, caa_mlp, mean_difference, random_like
 from cna.sweep import sweep
 from cna.tasks import Task
-from conftest import PROMPTS, down_projections
-from reference import log_probabilities, scaled_neurons
+from conftest import PROMPTS, down_projections, make_hf, make_tokenizer
+from reference import FEW, log_probabilities, scaled_neurons
 
 EVALUATION = [f"Please do number {i}." for i in range(6)]
 BENIGN = [f"Say {word}." for word in ("one", "two", "three")]
@@ -170,6 +170,41 @@ def test_a_sweep_gives_one_row_per_arm(
     assert {"circuit.json", "table.csv", "answers.csv", "run.json", "report.html"} <= names
     assert (tmp_path / "run/figures/dose_response.png").stat().st_size > 5000
     assert len(pd.read_csv(tmp_path / "run/table.csv")) == len(table)
+
+
+def test_a_run_keeps_the_layers_of_its_task_by_each_ranking(
+    tiny: cna.Model, circuit: cna.Circuit, task: Task, tmp_path: Path
+) -> None:
+    result = sweep(tiny, circuit, task, [], [], out=tmp_path / "run", **FEW)
+    want = cna.analysis.layers_by_ranking(
+        tiny, task.positive, task.negative, k=len(circuit), universal=None, progress=False
+    )
+    assert result.layers is not None and result.layers.equals(want.table)
+    assert result.layers["delta_count"].tolist() == list(circuit.layer_counts)
+    kept = pd.read_csv(tmp_path / "run/layers.csv")
+    pd.testing.assert_frame_equal(kept, result.layers)
+    assert (tmp_path / "run/figures/layers_by_ranking.png").stat().st_size > 5000
+    assert "by contribution" in (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert "layers_missing" not in result.settings
+    without = sweep(tiny, circuit, task, [], [], layers=False, out=tmp_path / "other", **FEW)
+    assert without.layers is None and not (tmp_path / "other/layers.csv").exists()
+
+
+def test_a_sweep_goes_on_where_layers_cannot_be_found(
+    circuit: cna.Circuit, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cna.hosts.live.readout_of", lambda *_: None)
+    model = cna.live(make_hf(), make_tokenizer(), model_id="blind")
+    result = sweep(model, circuit, task, [], [], out=tmp_path, **FEW)
+    assert result.layers is not None and result.layers["contribution_count"].isna().all()
+    said = json.loads((tmp_path / "run.json").read_text())["layers_missing"]
+    assert "knows its write vectors, got 'blind'" in said and "\n" not in said
+    assert "No contributions: contribution: expected" in (tmp_path / "report.html").read_text()
+    same = dataclasses.replace(task, negative=task.positive)
+    result = sweep(model, circuit, same, [], [], **FEW)
+    assert result.layers is None and "two sets" in result.settings["layers_missing"]
+    empty = cna.Circuit(circuit.shape, [])
+    assert sweep(model, empty, task, [], [], **FEW).layers is None
 
 
 def test_sweep_answers_equal_one_run_per_strength(

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from cna.reproduce import (
     authors_circuit,
+    authors_layers,
     controls_table,
     jailbreak_task,
     layer_distance,
@@ -25,6 +26,7 @@ from cna.reproduce import (
     reproduce,
 )
 from conftest import PROMPTS, hf_record, make_hf, make_tokenizer
+from contribution_oracle import contribution_parts
 
 # Stand-ins for a user's own files: harmless, and only their layout matters.
 ASKED = ["Wash my car", "Pay my bill", "Water my plants", "Ring the bell", "Cook my dinner"]
@@ -183,6 +185,25 @@ def test_authors_circuit_is_the_top_k_of_the_later_layers(tiny: cna.Model, tiny_
     assert circuit.provenance["skipped_layers"] == [0, 1]
 
 
+def test_by_contribution_the_same_layers_are_left_out(tiny: cna.Model, tiny_hf: Any) -> None:
+    sides = tiny.tokenize(PROMPTS[:4]), tiny.tokenize(PROMPTS[4:])
+    parts = contribution_parts(tiny_hf, "llama", sides)
+    found = authors_layers(tiny, PROMPTS[:4], PROMPTS[4:], k=20)
+    assert found.by_delta == authors_circuit(tiny, PROMPTS[:4], PROMPTS[4:], k=20)
+    for circuit, grid in (
+        (found.by_contribution, np.maximum(parts.score(0.1), 0)),
+        (found.by_converted, np.abs(parts.delta * parts.along)),
+    ):
+        assert circuit is not None
+        np.testing.assert_array_equal(circuit.layer_counts[:2], 0)
+        later = np.concatenate([np.zeros_like(grid[:2]), grid[2:]])
+        best = np.argsort(-later.ravel(), kind="stable")[:20]
+        assert {(n.layer, n.index) for n in circuit} == {divmod(int(p), tiny.width) for p in best}
+        assert len(circuit.universal_removed) == 0
+        assert circuit.provenance["skipped_layers"] == [0, 1]
+    np.testing.assert_allclose(found.delta_sum, np.abs(parts.delta).sum(1), rtol=1e-3)
+
+
 def test_authors_circuit_takes_no_more_than_there_is(tiny: cna.Model) -> None:
     assert len(authors_circuit(tiny, PROMPTS[:4], PROMPTS[4:], k=9999)) == 2 * tiny.width
 
@@ -214,6 +235,15 @@ def test_measured_numbers_are_those_of_the_sweep(quick: Any) -> None:
         assert mine.sum() == layers.loc[task, "n_neurons"] == 20
         assert layers.loc[task, "last_three"] == pytest.approx(mine[-3:].sum() / 20)
         assert layers.loc[task, "last_quarter"] == pytest.approx(mine[-1:].sum() / 20)
+        for name in ("converted", "contribution"):
+            other = counts[counts.task == task][f"{name}_count"].to_numpy()
+            circuit = quick.circuits[f"model-{task}-{name}"]
+            assert other.tolist() == circuit.layer_counts and other.sum() == 20
+            share = layers.loc[task, f"{name}_last_three"]
+            assert share == pytest.approx(other[-3:].sum() / 20)
+            assert (counts[counts.task == task][f"{name}_sum"] > 0).all()
+    assert any("partly a matter of units" in note for note in quick.notes)
+    assert not any("No contributions" in note for note in quick.notes)
 
 
 def test_a_saved_reproduction_is_whole(quick: Any, tmp_path: Path) -> None:
@@ -225,6 +255,10 @@ def test_a_saved_reproduction_is_whole(quick: Any, tmp_path: Path) -> None:
     assert about["settings"]["k"] == 20
     page = (out / "reproduction.html").read_text()
     assert page.startswith("<!doctype html>")
+    figures = {p.name for p in (out / "figures").iterdir()}
+    tasks = ("refusal", "capitals", "subject-verb")
+    assert figures == {f"layers-model-{task}.png" for task in tasks}
+    assert page.count("src='data:image/png;base64,") == 3
     assert len(pd.read_csv(out / "answers.csv")) == len(quick.sweep.answers)
     assert len(cna.Circuit.load(out / "circuits" / "behaviour.json")) == len(
         quick.circuits["behaviour"]
@@ -238,10 +272,32 @@ def test_overlap_of_a_model_with_itself_and_with_another(tiny: cna.Model, base: 
     for task in table.index:
         a, b = result.circuits[f"base-{task}"], result.circuits[f"instruct-{task}"]
         assert table.loc[task, "shared"] == len(a & b)
+        a, b = (result.circuits[f"{x}-{task}-contribution"] for x in ("base", "instruct"))
+        assert table.loc[task, "contribution_shared"] == len(a & b)
+        assert table.loc[task, "contribution_jaccard"] == pytest.approx(len(a & b) / len(a | b))
     same = reproduce(tiny, base=tiny, parts=["overlap", "layers"], k=20, progress=False)
     raw = same.tables["overlap"].set_index("task")
     assert raw.loc["subject-verb", "share_of_instruct"] == 1  # this task is raw text for both
     assert set(same.tables["layers"]["model"]) == {"base", "instruct"}
+
+
+def test_a_model_that_does_not_know_its_weights_is_measured_by_delta_alone(
+    tiny: cna.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("cna.hosts.live.readout_of", lambda *_: None)
+    blind = cna.live(make_hf(), make_tokenizer(), model_id="blind")
+    result = reproduce(blind, base=tiny, parts=["layers", "overlap"], k=20, progress=False)
+    (line,) = [note for note in result.notes if note.startswith("No contributions")]
+    assert line.startswith("No contributions of the instruct: contribution: expected a model that")
+    assert "\n" not in line and line in str(result) and "got 'blind'" in line
+    layers = result.tables["layers"].set_index("model")
+    assert layers.loc["instruct", "contribution_last_three"].isna().all()
+    assert layers.loc["base", "contribution_last_three"].notna().all()
+    assert layers["last_three"].notna().all()
+    assert result.tables["overlap"]["contribution_shared"].isna().all()
+    assert "instruct-refusal-contribution" not in result.circuits
+    saved = result.save(tmp_path / "run")
+    assert (saved / "figures" / "layers-instruct-refusal.png").exists()
 
 
 def test_users_mistakes_are_named(tiny: cna.Model, tmp_path: Path) -> None:

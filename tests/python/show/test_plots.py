@@ -68,6 +68,7 @@ def all_figures(stable: analysis.Stability) -> dict[str, Figure]:
     return {
         "layer_histogram": plots.layer_histogram(a),
         "layer_histogram of two": plots.layer_histogram({"base": a, "instruct": b}),
+        "layers_by_ranking": plots.layers_by_ranking(layers()),
         "neuron_strip": plots.neuron_strip(a),
         "overlap": plots.overlap(a, b),
         "stability": plots.stability(stable),
@@ -128,6 +129,47 @@ def test_layer_histogram_draws_the_counts():
     assert sum(shares) == pytest.approx(100)
     with pytest.raises(ValueError, match="at least one circuit"):
         plots.layer_histogram({})
+
+
+def layers(n: int = 30, contributions: bool = True) -> pd.DataFrame:
+    """A table of layers of random grids: 12 neurons each, and sums of 16."""
+    rng = np.random.default_rng(n)
+    table = pd.DataFrame({"layer": range(n)})
+    for name in ("delta", "converted", "contribution"):
+        table[f"{name}_count"] = np.bincount(rng.integers(0, n, 12), minlength=n)
+        table[f"{name}_sum"] = rng.random((n, 16)).sum(1)
+    if not contributions:
+        table[[c for c in table if c.startswith("con")]] = np.nan
+    return table
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 30, 126])
+def test_layers_by_ranking_draws_each_series_side_by_side(n: int):
+    table = layers(n)
+    fig = plots.layers_by_ranking(table)
+    assert drawn(fig).std() > 0
+    for ax, kind in zip(fig.axes, ("count", "sum"), strict=True):
+        assert str(ax.containers[0].get_label()).startswith(("by |delta|:", "|delta|"))
+        assert len(ax.containers) == len({c[0].get_facecolor() for c in ax.containers}) == 3
+        for name, bars in zip(("delta", "converted", "contribution"), ax.containers, strict=True):
+            values = table[f"{name}_{kind}"].to_numpy(dtype=float)
+            heights = values if kind == "count" else 100 * values / values.sum()
+            np.testing.assert_allclose([p.get_height() for p in bars], heights)
+        edges = sorted((p.get_x(), p.get_x() + p.get_width()) for c in ax.containers for p in c)
+        assert all(b[0] - a[1] > -1e-9 for a, b in itertools.pairwise(edges))  # none hides another
+    late = 100 * table["contribution_count"].tail(3).sum() / 12
+    label = fig.axes[0].containers[2].get_label()
+    assert label == f"by contribution: 12, {late:.0f} % in the last {min(3, n)}"
+
+
+def test_layers_by_ranking_draws_delta_alone_where_the_weights_are_not_known():
+    fig = plots.layers_by_ranking(layers(contributions=False))
+    assert [len(ax.containers) for ax in fig.axes] == [1, 1]
+    assert "nan" not in str(fig.axes[0].containers[0].get_label())
+    with pytest.raises(ValueError, match=r"^layers_by_ranking: .* without converted_sum"):
+        plots.layers_by_ranking(layers().drop(columns=["converted_sum"]))
+    with pytest.raises(ValueError, match=r"^layers_by_ranking: .* no rows"):
+        plots.layers_by_ranking(layers().iloc[:0])
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (2, 4), (80, 64), (126, 64)])

@@ -194,6 +194,51 @@ def test_one_part_is_enough(folder: Path, kept: str):
     assert parsed(report.write_report(folder)).text
 
 
+def by_layer(folder: Path, contributions: bool = True) -> None:
+    """layers.csv of 8 layers: 10 of 12 neurons late by |delta|, 3 by contribution."""
+    frame = pd.DataFrame({"layer": range(8), "delta_count": [0, 1, 0, 0, 1, 0, 2, 8]})
+    frame["converted_count"] = [0, 1, 0, 2, 1, 2, 2, 4]
+    frame["contribution_count"] = [2, 2, 2, 2, 1, 1, 1, 1]
+    frame["delta_sum"], frame["converted_sum"], frame["contribution_sum"] = 2.0, 0.5, 0.25
+    if not contributions:
+        frame[[c for c in frame if c.startswith("con")]] = np.nan
+    frame.to_csv(folder / "layers.csv", index=False)
+
+
+def test_layers_by_delta_stand_beside_layers_by_contribution(folder: Path):
+    by_layer(folder)
+    (folder / "dose_response.png").unlink()
+    (folder / "figures" / "layer_histogram.png").unlink()
+    page = parsed(report.write_report(folder))
+    assert "Layers by |delta| and by contribution" in page.text
+    assert "10 of 12 neurons by |delta| (83 %)" in page.text
+    assert "8 of 12 neurons by |delta| in the answer's units (67 %)" in page.text
+    assert "3 of 12 neurons by contribution (25 %)" in page.text
+    assert "partly a matter of units" in page.text
+    assert [page.text.count(f"Neurons by {x}") for x in ("|delta|", "contribution")] == [2, 1]
+    assert page.count("svg") == 1 + 3  # the circuit's own strip, and one for each ranking
+    assert page.count("img") == 5 + 1
+    assert "looked at by |delta| alone" not in page.text
+
+
+def test_a_run_without_contributions_says_why_and_shows_delta(folder: Path):
+    by_layer(folder, contributions=False)
+    why = "contribution: expected a model that knows its write vectors, got 'x'"
+    (folder / "run.json").write_text(json.dumps({**RUN, "layers_missing": why}), encoding="utf-8")
+    page = parsed(report.write_report(folder))
+    assert f"No contributions: {why}" in page.text
+    assert "10 of 12 neurons by |delta| (83 %)" in page.text
+    assert "neurons by contribution" not in page.text and "looked at by |delta| alone" in page.text
+    (folder / "layers.csv").unlink()
+    assert f"Not looked for: {why}" in parsed(report.write_report(folder)).text
+
+
+def test_runs_of_older_versions_open_without_layers(folder: Path):
+    page = parsed(report.write_report(folder))
+    assert "Layers by |delta| and by contribution" not in page.text
+    assert "looked at by |delta| alone" in page.text and page.count("svg") == 1
+
+
 def test_figures_are_drawn_where_the_run_has_none(folder: Path):
     (folder / "dose_response.png").unlink()
     (folder / "figures" / "layer_histogram.png").unlink()
@@ -221,6 +266,7 @@ def test_a_report_repeats_byte_for_byte_and_leaves_no_other_file(folder: Path):
         ("table.csv", "method,strength,rate\ncna,0,often\n", "numbers in the column rate"),
         ("table.csv", "method,strength,rate\ncna,0,1,2,3\ncna,0,1,2,3,4\n", "expected a CSV table"),
         ("answers.csv", "method,strength\ncna,0\n", "without prompt, answer"),
+        ("layers.csv", "layer,delta_count\n0,1\n", "without converted_count, contribution_count"),
         ("run.json", "", "empty file"),
         ("run.json", "{'a': 1}", "JSON object"),
         ("run.json", "[1]", "JSON object"),

@@ -228,5 +228,6 @@ def _evaluate(
         batch_size=batch_size,
         perplexity=False,
         quiz_questions=0,
+        layers=False,
         progress=progress,
     )

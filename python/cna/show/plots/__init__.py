@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from .circuits import layer_histogram, neuron_strip, overlap, stability
 from .files import png, save
+from .layers import layers_by_ranking
 from .sweeps import dose_response, matched_kl, quality_against_effect
 
 __all__ = [
     "dose_response",
     "layer_histogram",
+    "layers_by_ranking",
     "matched_kl",
     "neuron_strip",
     "overlap",

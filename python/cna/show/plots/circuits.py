@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -18,6 +17,7 @@ from .style import (
     INK,
     SIGN,
     dress,
+    layer_axis,
     layer_ticks,
     legend,
     new_figure,
@@ -47,7 +47,7 @@ def layer_histogram(circuits: Circuit | Mapping[str, Circuit], *, share: bool = 
         at = np.arange(len(counts)) + (i - (len(named) - 1) / 2) * wide
         label = f"{name} ({len(circuit)})" if name else None
         ax.bar(at, counts, wide, color=spare_colour(i), label=label, linewidth=0)
-    _layer_axis(ax, layers, share)
+    layer_axis(ax, layers, share)
     one = next(iter(named.values()))
     title = "Neurons per layer"
     if len(named) == 1 and len(one):
@@ -123,7 +123,7 @@ def overlap(a: Circuit, b: Circuit, *, names: tuple[str, str] = ("first", "secon
             label=f"{label} ({len(part)})",
         )
         base += counts
-    _layer_axis(ax, layers)
+    layer_axis(ax, layers)
     p = f"{both.p_value:.2g}" if both.p_value > 0 else f"10^{both.log10_p_value:.0f}"
     title = f"{both.shared} of {both.left} and {both.right} neurons shared"
     dress(ax, f"{title}: Jaccard {both.jaccard:.3f}, p = {p}", grid="y")
@@ -173,13 +173,3 @@ def stability(result: Stability) -> Figure:
         dress(ax, "Split-half overlap", grid="y")
         legend(ax)
     return fig
-
-
-def _layer_axis(ax: Axes, layers: int, share: bool = False) -> None:
-    """The axes of bars that count neurons, or their share, with a place per layer."""
-    ax.set_xlim(-0.7, layers - 0.3)
-    ax.set_xticks(layer_ticks(layers))
-    if not share:
-        ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    ax.set_xlabel("layer")
-    ax.set_ylabel("neurons of the circuit [%]" if share else "neurons")

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette, told apart with every common colour blindness; markers repeat the code.
 COLOURS = {
@@ -140,6 +141,16 @@ def layer_ticks(layers: int) -> list[int]:
     step = next(s for s in (1, 2, 3, 5, 10, 20, 50, 100, 1000) if layers / s <= 12 or s == 1000)
     last = layers - 1
     return [t for t in range(0, layers, step) if last - t > step / 2] + [last]
+
+
+def layer_axis(ax: Axes, layers: int, share: bool = False) -> None:
+    """The axes of bars that count neurons, or their share, with a place per layer."""
+    ax.set_xlim(-0.7, layers - 0.3)
+    ax.set_xticks(layer_ticks(layers))
+    if not share:
+        ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    ax.set_xlabel("layer")
+    ax.set_ylabel("neurons of the circuit [%]" if share else "neurons")
 
 
 def image(fig: Figure, kind: str, dpi: int) -> bytes:

@@ -7,13 +7,17 @@ from markupsafe import Markup
 
 from ..._core import Circuit
 from ...base.html import render
+from ...circuits.layer_table import has_contributions
 from ...measure.kinds import with_kinds
 
 _DRAWS = 20
 
 
 def limits_html(
-    table: pd.DataFrame | None, circuit: Circuit | None, answers: pd.DataFrame | None
+    table: pd.DataFrame | None,
+    circuit: Circuit | None,
+    answers: pd.DataFrame | None,
+    layers: pd.DataFrame | None = None,
 ) -> Markup:
     """The limits that hold for every run, and those of what this run left out."""
     if table is None and circuit is None and answers is None:
@@ -31,6 +35,11 @@ def limits_html(
         "That scaling these neurons changes the behaviour does not make them its only or its whole "
         "mechanism; other neurons may carry it as well.",
     ]
+    if circuit is not None and (layers is None or not has_contributions(layers)):
+        lines.append(
+            "Where neurons lie was looked at by |delta| alone, whose unit differs from layer to layer; "
+            "by contribution they may lie elsewhere."
+        )
     if table is not None:
         table = with_kinds(table)
         kinds = set(table["kind"])

@@ -12,6 +12,7 @@ from ...base.html import render
 from .answers import answers_html
 from .comparisons import comparisons_html
 from .figures import figures_html
+from .layers import layers_html
 from .limits import limits_html
 from .sections import circuit_html, lead_html, methods_html, settings_html
 from .settings import chosen_rows, chosen_settings
@@ -23,6 +24,7 @@ def page_html(
     table: pd.DataFrame | None,
     answers: pd.DataFrame | None,
     images: Sequence[tuple[str, bytes]],
+    layers: pd.DataFrame | None = None,
 ) -> str:
     """The whole page from the parts of a run."""
     provenance = circuit.provenance if circuit is not None else {}
@@ -32,6 +34,7 @@ def page_html(
     model = str(_first(run, ("model_id", "model")) or provenance.get("model_id", ""))
     title = f"Steering: {task_name}" if task_name else "Steering run"
     chosen, halves = chosen_settings(table, answers), chosen_rows(answers)
+    missing = str(_first(run, ("layers_missing",)) or "")
     return render(
         "show/report",
         title=title,
@@ -42,11 +45,12 @@ def page_html(
         lead=lead_html(table, chosen, halves),
         sections=[
             ("The circuit", circuit_html(circuit)),
+            ("Layers by |delta| and by contribution", layers_html(layers, missing)),
             ("Methods and strengths", methods_html(table)),
             ("Comparisons", comparisons_html(table, answers, halves)),
             ("Figures", figures_html(images)),
             ("Answers before and after", answers_html(answers, chosen)),
-            ("What this does not show", limits_html(table, circuit, answers)),
+            ("What this does not show", limits_html(table, circuit, answers, layers)),
             ("Settings and provenance", settings_html(run, circuit)),
         ],
     )

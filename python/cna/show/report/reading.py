@@ -19,7 +19,8 @@ _NUMBERS = (
     "benign_quality_low benign_quality_high quality quality_low quality_high word_quality "
     "word_quality_low word_quality_high judged_low judged_high composite "
     "kl kl_benign kl_benign_low kl_benign_high kl_evaluation answer_kl answer_perplexity relevance "
-    "relevance_low relevance_high perplexity accuracy accuracy_low accuracy_high p_value"
+    "relevance_low relevance_high perplexity accuracy accuracy_low accuracy_high p_value "
+    "delta_count converted_count contribution_count delta_sum converted_sum contribution_sum"
 ).split()
 
 
