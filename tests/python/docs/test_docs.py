@@ -112,6 +112,7 @@ def quick(command: str) -> list[str]:
     return {
         "sweep": ["--max-prompts", "2", "--max-new-tokens", "4"],
         "generate": ["--max-new-tokens", "4"],
+        "tune": ["--max-new-tokens", "4"],
         "convert": ["--source", "my-model"],
     }.get(command, [])
 

@@ -66,15 +66,17 @@ class Choice:
         batch_size: int,
         progress: bool,
     ) -> None:
-        self.model, self.judge, self.texts = model, judge, list(positive)
+        self.model, self.judge, self.texts, self.chat = model, judge, list(positive), chat
         self.asked = model.tokenize(positive, chat)
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.active, _ = model._steering(1)
         matched = model.tokenize(negative, chat)
-        calm = [*matched, *(model.tokenize(harmless, chat) if harmless else [])]
+        calm_texts = [*negative, *harmless]
+        calm = model.tokenize(calm_texts, chat)
         with bar("choice", progress, "step") as update:
             said = self._answers(_core.Intervention(1), calm, update)
         known = [i for i, tokens in enumerate(said) if tokens]
+        self.calm_texts = [calm_texts[i] for i in known]
         self.calm, self.said = [calm[i] for i in known], [said[i] for i in known]
         own = [i for i in known if i < len(matched)]
         likely, relevant = self._reading([matched[i] for i in own], [said[i] for i in own])
@@ -103,6 +105,24 @@ class Choice:
             self._one(said[part], likely[part], relevant[part], kl[i])
             for i, part in enumerate(parts)
         ]
+
+    def measure_instruction(self, text: str) -> Measured:
+        """The unsteered model with an instruction before each prompt: the baseline "prompt"."""
+
+        def behind(prompts: Sequence[str]) -> list[list[int]]:
+            return self.model.tokenize([f"{text}\n\n{p}" for p in prompts], self.chat)
+
+        said = self._answers(_core.Intervention(1), behind(self.texts), None)
+        kl = divergence(
+            self.model,
+            [_core.Intervention(1)] * 2,
+            self.calm,
+            self.said,
+            prompts_of_arm={1: behind(self.calm_texts)},
+            batch_size=self.batch_size,
+            show=False,
+        )
+        return self._one(said, *self._reading(self.asked, said), kl[1])
 
     def _one(
         self,

@@ -116,6 +116,10 @@ def tune(
         return [None if b is None else dataclasses.asdict(next(results)) for b in built]
 
     vectors = _caa_table(fitted.caa, measured, per_step)
+    asked = []
+    if task.prompt_baseline:
+        found = measured.measure_instruction(task.prompt_baseline)
+        asked = [pd.DataFrame([{"kind": "prompt", "strength": 1.0, **dataclasses.asdict(found)}])]
     with bar("tune", progress, "step") as update:
         tried = search(
             measure,
@@ -128,7 +132,7 @@ def tune(
             seed=seed,
             tell=update or (lambda done, total: None),
         )
-    table = pd.concat([tried.assign(kind="circuit"), vectors], ignore_index=True)
+    table = pd.concat([tried.assign(kind="circuit"), vectors, *asked], ignore_index=True)
     circuits = table[table["kind"] == "circuit"]
     fits = within(circuits, max_kl)
     row = (fits if len(fits) else circuits.sort_values("kl")).iloc[0].to_dict()

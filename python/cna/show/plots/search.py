@@ -13,7 +13,7 @@ from .style import BAND, COLOURS, FAINT, dress, legend, one_axes
 def search_figure(
     table: pd.DataFrame, front: pd.DataFrame, chosen: dict[str, Any], max_kl: float
 ) -> Figure:
-    """Every candidate, the front of the circuits, CAA's, and the choice, on the choice half.
+    """Every candidate, the front of the circuits, CAA, the instruction and the choice.
 
     Args:
         table: `kind`, `left` and `kl` of each candidate; front: the circuits that none beats.
@@ -25,6 +25,8 @@ def search_figure(
     ax.axvline(max_kl, color=FAINT, linewidth=1, linestyle=":", label="bound")
     ax.plot(circuits["kl"], 100 * circuits["left"], ".", color=BAND, label="circuits tried")
     ax.plot(caa["kl"], 100 * caa["left"], "s", color=COLOURS["caa"], markersize=4, label="CAA")
+    asked = table[table["kind"] == "prompt"]
+    ax.plot(asked["kl"], 100 * asked["left"], "*", color="#000000", label="instruction")
     ax.plot(front["kl"], 100 * front["left"], "o-", color=COLOURS["cna"], label="front of circuits")
     look: dict[str, Any] = {"markersize": 13, "markerfacecolor": "none", "markeredgewidth": 1.6}
     ax.plot([chosen["kl"]], [100 * chosen["left"]], "o", color="#000000", label="chosen", **look)
