@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import cna
+import pandas as pd
 import pytest
 import torch
+from cna.circuits.operation import save_steering
 from cna.cli import build_parser, main
 from cna.cli.common import join_numbers
 from cna.cli.shell import COMMANDS
@@ -71,6 +73,72 @@ def test_discover_writes_the_circuit_of_the_api(
     circuit = cna.Circuit.load(files["c.json"])
     expected = cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=7, universal=None)
     assert circuit.neurons == expected.neurons
+
+
+def test_discover_takes_rankings_sides_and_layers(
+    exports: Any, tiny: cna.Model, files: dict[str, str]
+) -> None:
+    for more, options in (
+        (["--ranking", "contribution", "--penalty", "0.3"], {"penalty": 0.3}),
+        (["--ranking", "direction", "--direction-layer", "1"], {"direction_layer": 1}),
+        (["--ranking", "residual", "--side", "positive"], {"side": "positive"}),
+        (["--ranking", "mean_difference", "--layers", "1,2"], {"layers": (1, 2)}),
+    ):
+        assert discover(exports, files, "--k", "7", *more) == 0
+        expected = cna.discover(
+            tiny, PROMPTS[:4], PROMPTS[4:], k=7, universal=None, ranking=more[1], **options
+        )
+        circuit = cna.Circuit.load(files["c.json"])
+        assert circuit.neurons == expected.neurons, more
+        assert circuit.provenance["ranking"] == more[1]
+
+
+@pytest.mark.parametrize(("name", "strength"), [("scale", -1.0), ("shift", 2.0)])
+def test_a_run_folder_is_taken_as_it_is(
+    name: str,
+    strength: float,
+    exports: Any,
+    tiny: cna.Model,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`generate`, `sweep` and `convert` know operation and strength from the folder."""
+    circuit = cna.discover(tiny, PROMPTS[:4], PROMPTS[4:], k=7, universal=None, layers=(1, 3))
+    run = tmp_path / "run"
+    run.mkdir()
+    save_steering(cna.Operation(circuit, name), strength, run)
+    model = ["-m", str(exports("llama"))]
+    capsys.readouterr()
+    asked = ["--max-new-tokens", "6", "--json", *PROMPTS[:2]]
+    assert main(["generate", *model, "-c", str(run), *asked]) == 0
+    rows = [json.loads(x) for x in capsys.readouterr().out.splitlines()]
+    with tiny.steer(cna.Operation(circuit, name), strength):
+        expected = tiny.generate(PROMPTS[:2], max_new_tokens=6, progress=False)
+    assert [r["answer"] for r in rows] == expected
+    swept = ["--baselines", "", "--quiz-questions", "0", "--max-new-tokens", "3"]
+    swept += ["--max-prompts", "2", "-o", str(tmp_path / "swept")]
+    assert main(["sweep", *model, "-c", str(run), "--multipliers", "1", *swept]) == 0
+    table = pd.read_csv(tmp_path / "swept" / "table.csv")
+    (tuned,) = table[table["method"] == "tuned"].itertuples()
+    assert (tuned.kind, tuned.strength) == ("circuit" if name == "scale" else name, strength)
+    capsys.readouterr()
+    to = str(tmp_path / "file")
+    if name == "scale":
+        hf = tmp_path / "hf"
+        make_hf("llama").save_pretrained(hf)
+        assert main(["convert", str(run), "--source", str(hf), "--out", to]) == 0
+        mark = json.loads((tmp_path / "file" / "cna.json").read_text())
+        assert mark["multiplier"] == strength
+    else:
+        vector = ["--format", "control-vector", "--source", str(exports("llama"))]
+        assert main(["convert", str(run), *vector, "--out", to]) == 0
+        written = tiny.core.difference_written(circuit)
+        vectors = load_control_vector(to)
+        assert sorted(vectors) == sorted(written)
+        for layer, vector in vectors.items():
+            assert torch.allclose(vector.double(), -written[layer], atol=1e-6)
+        assert main(["convert", str(run), "--out", to + "2"]) == 2
+        assert "expected format='control-vector' for a shift" in one_line(capsys)
 
 
 def test_generate_steers(

@@ -34,8 +34,8 @@ def test_the_demo_prints_the_table_of_its_files(
     fixed = table[table.kind != "random"]
     assert [r[0] for r in measured] == [
         "the model",
-        "circuit m = −1",
-        "circuit m = 0",
+        "circuit by delta m = 0",
+        "circuit by contribution m = 0",
         "CAA layer 2 c = −0.5",
         "instruction",
         "logit bias b = −0.5",
@@ -52,3 +52,18 @@ def test_the_demo_prints_the_table_of_its_files(
     assert head[1:] == prompts
     assert sum(len(r) == 3 for r in rows) == 2 + len(fixed)  # with the rule below the head
     assert set(answers.outcome) <= {"behaviour", "other", "broken"}
+    # The second behaviour stands in a folder of its own, with other strengths.
+    second = pd.read_csv(out / "answer-language" / "table.csv")
+    assert set(second.method) == {"cna", "contribution", "caa", "prompt", "logit-bias", "random-kl"}
+    assert sorted(second[second.method == "cna"].strength) == [0.5, 1.0]
+    ranked = second[second.method == "contribution"].iloc[0]
+    assert ranked.strength == 0.5
+    model_says = pd.read_csv(out / "answer-language" / "answers.csv", keep_default_na=False)
+    task = cna.tasks.load("answer-language")
+    circuit = cna.discover(
+        model, task.positive, task.negative, k=round(0.001 * 256) or 1, ranking="contribution"
+    )
+    with model.steer(circuit, 0.5):
+        expected = model.generate(task.evaluation[:4], 4, progress=False)
+    mine = model_says[(model_says.method == "contribution") & (model_says.set == "evaluation")]
+    assert mine.sort_values("index").answer.tolist() == expected

@@ -111,6 +111,10 @@ def test_a_setting_is_measured_as_plain_hooks_do(hf: Any, model: cna.Model, long
         assert got.other == pytest.approx(1 - got.rate - got.broken)
         assert got.astray == np.mean(astray)
         assert got.left == pytest.approx(got.rate + got.broken + got.astray)
+    far, near = choice.measure(
+        [cna.Intervention.scale(circuit, [m]) for m in strengths], False, 0.9 * found[0].kl
+    )
+    assert (far.n, far.kl, near) == (0, found[0].kl, found[1]) and np.isnan(far.left)
 
 
 def test_a_text_that_only_evades_the_judge_counts_as_left(model: cna.Model, long_task: Any) -> None:
@@ -142,7 +146,7 @@ def test_tune_chooses_under_its_bound_and_keeps_a_run(
     assert best.within_bound == bool(len(fits))
     if len(fits):
         assert best.chosen["left"] == fits["left"].min()
-    assert len(best.table[best.table["kind"] == "caa"]) == 5 * len(
+    assert len(best.table[best.table["kind"] == "caa"]) == 4 * len(
         set(best.table["layer"].dropna())
     )
     assert len(best.circuit) == best.chosen["k"]
@@ -182,11 +186,11 @@ def test_a_stopped_search_goes_on(
     measured = Choice.measure
     calls = []
 
-    def stops(self: Choice, steered: Any, progress: bool) -> Any:
-        if len(calls) == 7:  # behind five of CAA's and two steps
+    def stops(self: Choice, steered: Any, *more: Any) -> Any:
+        if len(calls) == 6:  # behind four of CAA's and two steps
             raise KeyboardInterrupt
         calls.append(len(steered))
-        return measured(self, steered, progress)
+        return measured(self, steered, *more)
 
     monkeypatch.setattr(Choice, "measure", stops)
     with pytest.raises(KeyboardInterrupt):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 OPERATION_RANGES = {"scale": (-1.0, 0.9), "shift": (0.1, 3.0), "towards": (0.1, 2.0)}
@@ -29,6 +29,12 @@ class Candidate:
     operation: str
     strength: float
     penalty: float = 0.0
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Candidate:
+        """The candidate of a table's row."""
+        fields = {f.name: row[f.name] for f in dataclasses.fields(cls)}
+        return cls(**fields | {"k": int(row["k"]), "first_layer": int(row["first_layer"])})
 
     @property
     def name(self) -> str:
@@ -80,6 +86,3 @@ def starting_points() -> list[dict[str, Any]]:
     out += [shift | {"ranking": "contribution", "penalty": 0.1}]
     towards = common | {"operation": "towards", "towards_strength": 1.0}
     return [*out, towards | {"ranking": "contribution", "penalty": 0.1}]
-
-
-Build = Callable[[Candidate], Any]

@@ -29,12 +29,12 @@ TAIL = 0.05  # of the model's own answers lie beyond either bound
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What one setting did.
+    """What one setting did; shares are NaN and n is 0 where it was asked nothing.
 
     Attributes:
         rate, other, broken: shares of the outcomes.
         astray: share of other answers that are unlikely or beside the point.
-        left: 1 - other + astray.
+        left: what is not another answer to the point: rate + broken + astray.
         kl, kl_error: mean over the prompts without the behaviour, nats per token, and its standard
             error.
     """
@@ -79,20 +79,19 @@ class Choice:
         self.calm_texts = [calm_texts[i] for i in known]
         self.calm, self.said = [calm[i] for i in known], [said[i] for i in known]
         own = [i for i in known if i < len(matched)]
-        likely, relevant = self._reading([matched[i] for i in own], [said[i] for i in own])
+        likely, relevant = self._reading(
+            [matched[i] for i in own],
+            [said[i] for i in own],
+            [matched[(i + 1) % len(matched)] for i in own],
+        )
         self.least_likely = _quantile(likely, TAIL)
         self.least_relevant = _quantile(relevant, TAIL)
 
-    def measure(self, steered: Sequence[_core.Intervention], progress: bool) -> list[Measured]:
-        """All settings in one batch, one arm a row."""
-        n = len(self.asked)
-        arms = _core.Intervention.concat(list(steered))
-        rows = [ids for _ in steered for ids in self.asked]
-        which = [arm for arm in range(len(steered)) for _ in range(n)]
-        with bar("answers", progress, "step") as update:
-            said = self._answers(arms, rows, update, which)
-        likely, relevant = self._reading(rows, said)
-        kl = divergence(
+    def measure(
+        self, steered: Sequence[_core.Intervention], progress: bool, most_kl: float = math.inf
+    ) -> list[Measured]:
+        """All settings in one batch, one arm a row; those beyond `most_kl` are asked nothing."""
+        every = divergence(
             self.model,
             [_core.Intervention(1), *steered],
             self.calm,
@@ -100,10 +99,20 @@ class Choice:
             batch_size=self.batch_size,
             show=progress,
         )[1:]
-        parts = [slice(i * n, (i + 1) * n) for i in range(len(steered))]
+        asked = [i for i, kl in enumerate(every) if float(kl.mean()) <= most_kl]
+        n = len(self.asked)
+        said: list[list[int]] = []
+        if asked:
+            arms = _core.Intervention.concat([steered[i] for i in asked])
+            rows = [ids for _ in asked for ids in self.asked]
+            which = [arm for arm in range(len(asked)) for _ in range(n)]
+            with bar("answers", progress, "step") as update:
+                said = self._answers(arms, rows, update, which)
+        outcomes = self._outcomes(said)
+        parts = {i: slice(at * n, (at + 1) * n) for at, i in enumerate(asked)}
         return [
-            self._one(said[part], likely[part], relevant[part], kl[i])
-            for i, part in enumerate(parts)
+            self._measured(outcomes[parts[i]] if i in parts else None, kl)
+            for i, kl in enumerate(every)
         ]
 
     def measure_instruction(self, text: str) -> Measured:
@@ -122,34 +131,44 @@ class Choice:
             batch_size=self.batch_size,
             show=False,
         )
-        return self._one(said, *self._reading(self.asked, said), kl[1])
+        return self._measured(self._outcomes(said), kl[1])
 
-    def _one(
-        self,
-        said: list[list[int]],
-        likely: list[float],
-        relevant: list[float],
-        kl: torch.Tensor,
-    ) -> Measured:
+    def _outcomes(self, said: list[list[int]]) -> list[str]:
+        """Outcome of each answer, "astray" among them; the prompts come again for every setting.
+
+        Only what could be another answer is read again.
+        """
         texts = [self.model.decode(tokens) for tokens in said]
-        judged = self.judge.judge_all(texts, self.texts)
-        outcomes = [
-            outcome_of(text, tokens, hit, math.isfinite(x))
-            for text, tokens, hit, x in zip(texts, said, judged, likely, strict=True)
-        ]
-        astray = sum(
-            outcome == "other" and (x < self.least_likely or r < self.least_relevant)
-            for outcome, x, r in zip(outcomes, likely, relevant, strict=True)
+        times = len(said) // len(self.asked)
+        judged = self.judge.judge_all(texts, self.texts * times)
+        out = [outcome_of(*x) for x in zip(texts, said, judged, strict=True)]
+        others = [i for i, outcome in enumerate(out) if outcome == "other"]
+        n = len(self.asked)
+        likely, relevant = self._reading(
+            [self.asked[i % n] for i in others],
+            [said[i] for i in others],
+            [self.asked[(i + 1) % n] for i in others],
         )
-        n = len(said)
-        share = {name: outcomes.count(name) / n for name in ("behaviour", "other", "broken")}
+        for i, x, r in zip(others, likely, relevant, strict=True):
+            if not math.isfinite(x):
+                out[i] = "broken"
+            elif x < self.least_likely or r < self.least_relevant:
+                out[i] = "astray"
+        return out
+
+    def _measured(self, outcomes: Sequence[str] | None, kl: torch.Tensor) -> Measured:
         error = float(kl.std() / math.sqrt(len(kl))) if len(kl) > 1 else 0.0
+        n = 0 if outcomes is None else len(outcomes)
+
+        def share(*names: str) -> float:
+            return sum(o in names for o in outcomes) / n if outcomes else math.nan
+
         return Measured(
-            rate=share["behaviour"],
-            other=share["other"],
-            broken=share["broken"],
-            astray=astray / n,
-            left=1.0 - share["other"] + astray / n,
+            rate=share("behaviour"),
+            other=share("other", "astray"),
+            broken=share("broken"),
+            astray=share("astray"),
+            left=share("behaviour", "broken", "astray"),
             kl=float(kl.mean()),
             kl_error=error,
             n=n,
@@ -169,26 +188,20 @@ class Choice:
         )
 
     def _reading(
-        self, prompts: list[list[int]], said: list[list[int]]
+        self, prompts: list[list[int]], said: list[list[int]], others: list[list[int]]
     ) -> tuple[list[float], list[float]]:
         """(log likelihood per token, relevance) of answers to the unsteered model, by row.
 
-        Relevance is that given the own prompt less that given the next one of another answer.
+        Relevance is that given the own prompt less that given another one.
         """
-        rows = [i for i, tokens in enumerate(said) if tokens]
-        likely, relevant = [-math.inf] * len(said), [-math.inf] * len(said)
-        if not rows:
-            return likely, relevant
-        others = {tuple(p): prompts[(i + 1) % len(prompts)] for i, p in enumerate(prompts)}
-        asked = [prompts[i] for i in rows] + [others[tuple(prompts[i])] for i in rows]
-        texts = [said[i] for i in rows]
+        if not said:
+            return [], []
+        n = len(said)
         values = self.model.core.log_likelihood(
-            asked, texts + texts, intervention=self.active, batch_rows=self.batch_size
+            prompts + others, said + said, intervention=self.active, batch_rows=self.batch_size
         ).tolist()
-        for at, i in enumerate(rows):
-            likely[i] = values[at] / len(said[i])
-            relevant[i] = likely[i] - values[len(rows) + at] / len(said[i])
-        return likely, relevant
+        likely = [values[i] / len(tokens) for i, tokens in enumerate(said)]
+        return likely, [x - values[n + i] / len(said[i]) for i, x in enumerate(likely)]
 
 
 def _quantile(values: Sequence[float], share: float) -> float:

@@ -47,8 +47,7 @@ class TuneResult:
     @property
     def name(self) -> str:
         """The choice in one line."""
-        fields = {f.name: self.chosen[f.name] for f in dataclasses.fields(Candidate)}
-        return Candidate(**fields).name
+        return Candidate.of(self.chosen).name
 
     @property
     def front(self) -> pd.DataFrame:

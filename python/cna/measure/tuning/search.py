@@ -85,7 +85,8 @@ def search(
                 if result is None:
                     study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 else:
-                    study.tell(trial, [result["left"], min(result["kl"], 5.0)])
+                    left = result["left"] if result["n"] else 1.0  # too far to be asked
+                    study.tell(trial, [left, min(result["kl"], 5.0)])
             step += 1
             tell(step, steps or 0)
     rows = [

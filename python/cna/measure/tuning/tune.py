@@ -32,8 +32,10 @@ from .log import TrialLog
 from .result import TuneResult
 from .search import require_optuna, search, within
 
-CAA_COEFFICIENTS = (-1.0, -0.75, -0.5, -0.375, -0.25)
-CHOICE_PROMPTS = 16  # of the behaviour, and as many without it and as many harmless ones
+CAA_COEFFICIENTS = (-1.0, -0.5, -0.375, -0.25)
+CHOICE_PROMPTS = 16  # of the behaviour, and as many without it
+HARMLESS = 8  # prompts of cna's own
+FAR = 5.0  # times the bound: settings beyond are asked nothing
 
 
 def tune(
@@ -90,7 +92,7 @@ def tune(
     )
     log = TrialLog(None if out is None else Path(out) / "trials.jsonl", fingerprint)
     fitted = Fitted(model, task, *fit, batch_size, progress)
-    harmless = random.Random(seed).sample(universal_prompts(), CHOICE_PROMPTS)
+    harmless = random.Random(seed).sample(universal_prompts(), HARMLESS)
     measured = Choice(
         model,
         task.judge,
@@ -112,10 +114,10 @@ def tune(
             else:
                 built.append(operation.intervention([candidate.strength]))
         known = [b for b in built if b is not None]
-        results = iter(measured.measure(known, False) if known else [])
+        results = iter(measured.measure(known, False, FAR * max_kl) if known else [])
         return [None if b is None else dataclasses.asdict(next(results)) for b in built]
 
-    vectors = _caa_table(fitted.caa, measured, per_step)
+    vectors = _caa_table(fitted.caa, measured, per_step, FAR * max_kl)
     asked = []
     if task.prompt_baseline:
         found = measured.measure_instruction(task.prompt_baseline)
@@ -136,9 +138,7 @@ def tune(
     circuits = table[table["kind"] == "circuit"]
     fits = within(circuits, max_kl)
     row = (fits if len(fits) else circuits.sort_values("kl")).iloc[0].to_dict()
-    fields = {f.name: row[f.name] for f in dataclasses.fields(Candidate)}
-    fields |= {"k": int(row["k"]), "first_layer": int(row["first_layer"])}
-    chosen = Candidate(**fields)
+    chosen = Candidate.of(row)
     operation = fitted.operation(chosen)
     arms = operation_arms("tuned", operation, [chosen.strength])
     arms += _best_caa(fitted.caa, vectors, max_kl)
@@ -187,13 +187,16 @@ def _until(started: float, seconds: float | None, spent: float) -> float:
     return float("inf") if seconds is None else started + seconds - max(2.0 * spent, 0.15 * seconds)
 
 
-def _caa_table(vector: SteeringVector, measured: Choice, per_step: int) -> pd.DataFrame:
+def _caa_table(
+    vector: SteeringVector, measured: Choice, per_step: int, most_kl: float
+) -> pd.DataFrame:
     """CAA at each layer and coefficient, on the same prompts."""
     grid = [(layer, c) for layer in vector.vectors for c in CAA_COEFFICIENTS]
     found: list[Measured] = []
     for at in range(0, len(grid), per_step):
         part = grid[at : at + per_step]
-        found += measured.measure([vector.at(layer).intervention([c]) for layer, c in part], False)
+        steered = [vector.at(layer).intervention([c]) for layer, c in part]
+        found += measured.measure(steered, False, most_kl)
     rows = [
         {"kind": "caa", "layer": layer, "strength": c, **dataclasses.asdict(m)}
         for (layer, c), m in zip(grid, found, strict=True)
