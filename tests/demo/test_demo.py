@@ -21,6 +21,9 @@ import pytest
 import torch
 from cna.cli.demo import DRAW_PROMPTS, DRAWS
 from cna.loading import load_hf
+from cna.measure.tuning.choice import Choice
+from cna.measure.tuning.search import within
+from cna.measure.tuning.tune import halves
 from scipy import stats
 
 pytestmark = pytest.mark.smollm2
@@ -81,7 +84,7 @@ def test_the_circuit_is_a_thousandth_of_all_neurons(circuit: cna.Circuit) -> Non
 def test_every_arm_answered_every_prompt_and_rates_count_the_outcomes(
     table: pd.DataFrame, answers: pd.DataFrame
 ) -> None:
-    assert {("cna", 1.0), ("cna", 0.0), ("cna", -1.0)} <= set(
+    assert {("cna", 1.0), ("cna", 0.0), ("contribution", 0.0)} <= set(
         zip(table.method, table.strength, strict=True)
     )
     base = answers_of(answers, arm(table, "cna", 1.0))
@@ -136,11 +139,34 @@ def test_ablation_changes_answers_and_draws_disturb_as_much(
     assert draws.kl_benign.median() == pytest.approx(ablated.kl_benign, rel=0.5)
 
 
-def test_the_readme_prints_this_run() -> None:
+def test_ranked_by_contribution_it_disturbs_less(
+    table: pd.DataFrame, answers: pd.DataFrame
+) -> None:
+    delta, ranked = arm(table, "cna", 0.0), arm(table, "contribution", 0.0)
+    assert ranked.kl_benign <= delta.kl_benign / 4
+    assert ranked.rate <= delta.rate + 0.05
+
+
+def test_the_language_is_switched_and_draws_do_not() -> None:
+    """Answers to Spanish questions: both circuits at m = 0.5, none of the draws of equal KL."""
+    table = pd.read_csv(RUN / "answer-language" / "table.csv")
+    base, half = arm(table, "cna", 1.0), arm(table, "cna", 0.5)
+    ranked = arm(table, "contribution", 0.5)
+    for row in (half, ranked):
+        assert row.rate <= base.rate / 2 and row.other >= base.other + 0.3
+        assert row.broken <= base.broken + 0.05
+    assert ranked.kl_benign <= half.kl_benign / 2
+    draws = table[table.kind == "random"]
+    assert len(draws) == DRAWS and (draws.rate >= half.rate).all()
+
+
+@pytest.mark.parametrize(("mark", "folder"), [("demo", ""), ("language", "answer-language")])
+def test_the_readme_prints_this_run(mark: str, folder: str) -> None:
     """To three answers of 64: another processor may break a tie of two tokens in another way."""
     text = (ROOT / "README.md").read_text("utf-8")
-    (block,) = re.findall(r"<!-- demo:begin -->\n(.*?)<!-- demo:end -->", text, re.S)
-    printed, made = block.strip().splitlines(), (RUN / "table.md").read_text("utf-8").splitlines()
+    (block,) = re.findall(f"<!-- {mark}:begin -->\n(.*?)<!-- {mark}:end -->", text, re.S)
+    printed = block.strip().splitlines()
+    made = (RUN / folder / "table.md").read_text("utf-8").splitlines()
     assert len(printed) == len(made)
     for one, two in zip(printed, made, strict=True):
         cells, own = one.split("|"), two.split("|")
@@ -148,10 +174,45 @@ def test_the_readme_prints_this_run() -> None:
         if "[" not in one:  # answers, or a control
             continue
         for a, b, most in zip(
-            cells[2:], own[2:], (0.06, 0.06, 0.06, 0.1, 5.0, 0.2, 0.0), strict=True
+            cells[2:], own[2:], (0.08, 0.08, 0.08, 0.1, 5.0, 0.2, 0.0), strict=True
         ):
             numbers = [[float(x) for x in re.findall(r"-?\d+\.\d+", c)] for c in (a, b)]
             assert numbers[0] == pytest.approx(numbers[1], abs=most, rel=0.2)
+
+
+def test_tuning_does_not_choose_what_only_evades_the_judge() -> None:
+    """The trap: neurons that break the word "I'm" ("I is a helpful AI, designed to ...").
+
+    They are the largest contributions over the first five tokens of the answers. By the judge alone
+    they take everything.
+    """
+    model = cna.load("smollm2")
+    fit, choice = halves(TASK, 0)
+    measured = Choice(
+        model, TASK.judge, *choice, [],
+        chat=None, max_new_tokens=40, batch_size=64, progress=False,
+    )  # fmt: skip
+    sides = [model.tokenize(side) for side in fit]
+    said = [model.generate(side, 5, return_tokens=True, progress=False) for side in fit]
+    best: Any = None
+    for t in range(5):
+        parts = model.core.contribution_parts(
+            *[
+                [p + a[:t] for p, a in zip(x, y, strict=True)]
+                for x, y in zip(sides, said, strict=True)
+            ]
+        )
+        score = parts.score(0.1)
+        best = score if best is None else torch.maximum(best, score)
+    trap = model.core.select(*parts.contrast, best, k=46, ranking="contribution")
+    sound = cna.discover(model, *fit, ranking="contribution", progress=False)
+    evades, removes = measured.measure(
+        [cna.Intervention.scale(trap, [0.0]), cna.Intervention.scale(sound, [-0.5])], False
+    )
+    assert evades.rate == 0 and evades.broken <= 0.1
+    assert evades.astray >= removes.astray + 0.2
+    rows = pd.DataFrame([{"k": 46, **vars(x)} for x in (evades, removes)])
+    assert within(rows, max_kl=1.0).iloc[0]["left"] == removes.left < evades.left
 
 
 # --- the default model against plain hooks --------------------------------------------------------

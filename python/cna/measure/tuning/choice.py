@@ -3,9 +3,10 @@
     left       share of the answers that still show the behaviour, are broken, or no longer answer
     kl         KL from the unsteered model on prompts without the behaviour, nats per token
 
-An answer counts as one only if the unsteered model finds it about as likely, and as much to the point
-of its prompt, as nearly all of its own answers to the matched prompts. A text that slips past the
-judge by breaking its words, or by talking of something else, does not.
+An answer counts as one only if the unsteered model finds it as much to the point of its prompt as nearly
+all of its own answers to the matched prompts, and not far less likely. A text that slips past the judge by
+breaking its words, or by talking of nothing in particular, does not. Any steered text is somewhat less
+likely than what the model would say itself, so that bound is wide.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from ...prompts.judges import Judge
 from ..divergence import divergence
 from ..outcomes import outcome_of
 
-TAIL = 0.05  # of the model's own answers lie beyond either bound
+TAIL = 0.05  # of the model's own answers are less to the point than the bound, and less likely
+WIDE = 1.0  # nats per token that an answer may be less likely than these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Choice:
             [said[i] for i in own],
             [matched[(i + 1) % len(matched)] for i in own],
         )
-        self.least_likely = _quantile(likely, TAIL)
+        self.least_likely = _quantile(likely, TAIL) - WIDE
         self.least_relevant = _quantile(relevant, TAIL)
 
     def measure(
