@@ -22,7 +22,7 @@ from .demo_table import markdown
 TEXT = "The main job on the default model: find, prove, steer, report."
 BASELINES = ("random-kl", "caa", "contribution", "prompt", "logit-bias")
 DRAWS, DRAW_PROMPTS = 20, 8  # of random neurons, and the prompts that each answers
-SCORED = 24  # prompts whose answers' perplexity and relevance are measured
+SCORED = 16  # prompts whose answers' perplexity and relevance are measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Part:
 
 PARTS = (
     Part("capability-refusal", "", 0.0, (2 / 3, -0.5), -0.5),
-    Part("answer-language", "answer-language", 0.5, (1 / 2, -1.0), -1.0, 40),
+    Part("answer-language", "answer-language", 0.5, (1 / 2, -1.0), -1.0, 32),
 )
 
 
@@ -57,7 +57,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--model", default="smollm2", help="smollm2, a Hugging Face id or folder, or an export"
     )
     parser.add_argument(
-        "--prompts", type=int, default=None, help="evaluation prompts (default: 64 and 40)"
+        "--prompts", type=int, default=None, help="evaluation prompts (default: 64 and 32)"
     )
     parser.add_argument("--max-new-tokens", type=int, default=40, help="of each answer")
 
