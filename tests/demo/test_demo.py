@@ -173,9 +173,7 @@ def test_the_readme_prints_this_run(mark: str, folder: str) -> None:
         assert len(cells) == len(own) and cells[:2] == own[:2]
         if "[" not in one:  # answers, or a control
             continue
-        for a, b, most in zip(
-            cells[2:], own[2:], (0.1, 0.1, 0.1, 0.1, 5.0, 0.2, 0.0), strict=True
-        ):
+        for a, b, most in zip(cells[2:], own[2:], (0.1, 0.1, 0.1, 0.1, 5.0, 0.2, 0.0), strict=True):
             numbers = [[float(x) for x in re.findall(r"-?\d+\.\d+", c)] for c in (a, b)]
             assert numbers[0] == pytest.approx(numbers[1], abs=most, rel=0.2)
 

@@ -127,7 +127,7 @@ def test_a_run_folder_is_taken_as_it_is(
         hf = tmp_path / "hf"
         make_hf("llama").save_pretrained(hf)
         assert main(["convert", str(run), "--source", str(hf), "--out", to]) == 0
-        mark = json.loads((tmp_path / "file" / "cna.json").read_text())
+        mark = json.loads((tmp_path / "file" / "cna_conversion.json").read_text())
         assert mark["multiplier"] == strength
     else:
         vector = ["--format", "control-vector", "--source", str(exports("llama"))]

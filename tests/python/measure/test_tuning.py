@@ -117,22 +117,34 @@ def test_a_setting_is_measured_as_plain_hooks_do(hf: Any, model: cna.Model, long
     assert (far.n, far.kl, near) == (0, found[0].kl, found[1]) and np.isnan(far.left)
 
 
-def test_a_text_that_only_evades_the_judge_counts_as_left(model: cna.Model, long_task: Any) -> None:
-    """The trap: no hit, no repetition, but nothing that the model would say to this prompt."""
+def test_a_text_that_only_evades_the_judge_counts_as_left(
+    hf: Any, model: cna.Model, long_task: Any
+) -> None:
+    """No hit, no repetition, but not what the model would say; tests/demo has a real such case."""
     judge = cna.judges.CallableJudge("never", lambda text: "never" in text)
     choice = Choice(
         model, judge, long_task.positive[:6], long_task.negative[:6], [],
         chat=None, max_new_tokens=NEW, batch_size=8, progress=False,
     )  # fmt: skip
-    # A circuit turned far about writes other words, each of them unlikely.
     circuit = cna.discover(
         model, long_task.positive, long_task.negative, k=25, universal=None, progress=False
     )
-    plain, trap = choice.measure(
-        [cna.Intervention(1), cna.Intervention.scale(circuit, [-4.0])], False
-    )
-    assert trap.rate == 0 and trap.other > 0.5  # by outcomes alone the trap is the better one
-    assert trap.left > plain.left + 0.5
+    steered = [cna.Intervention(1), cna.Intervention.scale(circuit, [-4.0])]
+    plain, trap = choice.measure(steered, False)
+    assert (plain.rate, trap.rate, trap.other) == (0, 0, 1)  # by outcomes both are perfect
+    # A random model finds all texts about as likely: the bound is put between the two.
+    likely = []
+    for m in (1.0, -4.0):
+        with model.steer(circuit, m):
+            said = model.generate(long_task.positive[:6], NEW, return_tokens=True, progress=False)
+        asked = model.tokenize(long_task.positive[:6])
+        likely.append([mean_log_p(hf, p, s) for p, s in zip(asked, said, strict=True)])
+    choice.least_likely = float(np.median(np.concatenate(likely)))
+    choice.least_relevant = -np.inf
+    plain, trap = choice.measure(steered, False)
+    for got, values in zip((plain, trap), likely, strict=True):
+        assert got.astray == np.mean(np.array(values) < choice.least_likely)
+    assert trap.left > plain.left
     rows = pd.DataFrame([{"k": 1, **vars(plain)}, {"k": 1, **vars(trap)}])
     assert within(rows, max_kl=1e9).iloc[0]["left"] == plain.left
 

@@ -36,7 +36,7 @@ MARKERS = {
     "random-kl": "P",
     "no-filter": "^",
     "contribution": "h",
-    "delta": "o",
+    "delta": "<",
     "tuned": "d",
     "prompt": "*",
     "logit-bias": "v",
