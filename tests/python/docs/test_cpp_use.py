@@ -101,19 +101,20 @@ def test_the_example_finds_and_steers_without_python(
         lines = [" ".join(map(str, row)) for row in rows]
         (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")
     arguments = [exported, *(tmp_path / f"{n}.txt" for n in ("pos", "neg", "prompt"))]
-    out = subprocess.run(
-        [example / "find_and_steer", *arguments, tmp_path / "c.json"],
-        capture_output=True,
-        text=True,
-    )
-    assert out.returncode == 0, out.stderr
-    circuit = cna.Circuit.load(tmp_path / "c.json")
-    expected = cna.discover(model, ids[:4], ids[4:], universal=None)
-    assert circuit.neurons == expected.neurons
-    with model.steer(circuit, 0.0):
-        answers = model.generate(ids[:2], max_new_tokens=16, return_tokens=True)
-    steered = [line for line in out.stdout.splitlines() if line.startswith("steered:")]
-    assert steered == ["steered: " + " ".join(map(str, a)) for a in answers]
+    for ranking, more in (("mean_difference", []), ("contribution", ["contribution"])):
+        out = subprocess.run(
+            [example / "find_and_steer", *arguments, tmp_path / "c.json", *more],
+            capture_output=True,
+            text=True,
+        )
+        assert out.returncode == 0, out.stderr
+        circuit = cna.Circuit.load(tmp_path / "c.json")
+        expected = cna.discover(model, ids[:4], ids[4:], universal=None, ranking=ranking)
+        assert circuit.neurons == expected.neurons
+        with model.steer(circuit, 0.0):
+            answers = model.generate(ids[:2], max_new_tokens=16, return_tokens=True)
+        steered = [line for line in out.stdout.splitlines() if line.startswith("steered:")]
+        assert steered == ["steered: " + " ".join(map(str, a)) for a in answers]
     bad = subprocess.run(
         [example / "find_and_steer", "/no/such", *arguments[1:], tmp_path / "d.json"],
         capture_output=True,
