@@ -7,7 +7,7 @@ from typing import Any
 import cna
 import numpy as np
 import pytest
-from conftest import AOTI_ON_PUSH, PROMPTS, make_hf, make_tokenizer
+from conftest import AOTI_ON_PUSH, PROMPTS, layers_of, make_hf, make_tokenizer
 from contribution_oracle import reference
 
 FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma2", "gemma3", "olmo2")
@@ -29,10 +29,10 @@ def open_host(host: str, family: str, exports: Any) -> cna.Model:
 
 @pytest.mark.parametrize(("host", "family"), PAIRS)
 def test_scores_are_those_of_numpy(host: str, family: str, exports: Any) -> None:
-    model = open_host(host, family, exports)
+    hf, model = make_hf(family, layers=layers_of(family, host)), open_host(host, family, exports)
     sides = model.tokenize(PROMPTS[:4]), model.tokenize(PROMPTS[4:])
     for penalty in (0.0, 0.1):
-        expected = reference(make_hf(family), family, sides, penalty)
+        expected = reference(hf, family, sides, penalty)
         got = cna.contributions(model, *sides, penalty=penalty, progress=False).numpy()
         assert np.abs(got - expected).max() <= 2e-4 * np.abs(expected).max()
 
