@@ -17,12 +17,10 @@
 #include <cmath>
 #include <functional>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "catch.hpp"
 #include "cna/torch/live.hpp"
 #include "cna/torch/model.hpp"
 
@@ -188,19 +186,5 @@ struct LiveModel {
     return n.matmul(weight.narrow(0, h * kDim, kDim).to(at::kDouble).t());
   }
 };
-
-/// The end token that lets answers end at the most different steps, `least` of them or more.
-inline int64_t end_token(const std::vector<TokenIds>& answers, size_t least = 4) {
-  int64_t best = 0;
-  size_t most = 0;
-  for (int64_t token = 0; token < LiveModel::kVocab; ++token) {
-    std::set<int64_t> lengths;
-    for (const TokenIds& answer : answers)
-      lengths.insert(std::find(answer.begin(), answer.end(), token) - answer.begin());
-    if (lengths.size() > most) most = lengths.size(), best = token;
-  }
-  REQUIRE(most >= least);
-  return best;
-}
 
 }  // namespace cna::test

@@ -14,6 +14,7 @@
 #include "cna/torch/generate.hpp"
 #include "cna/torch/recorder.hpp"
 #include "cna/torch/score.hpp"
+#include "end_token.hpp"
 #include "live_model.hpp"
 
 using namespace cna;

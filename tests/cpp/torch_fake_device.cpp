@@ -15,6 +15,7 @@
 #include "cna/torch/score.hpp"
 #include "cna/torch/steering_vector.hpp"
 #include "cna/torch/sweep.hpp"
+#include "end_token.hpp"
 #include "fake_device.hpp"
 #include "live_model.hpp"
 #include "tiny_model.hpp"
