@@ -13,24 +13,6 @@
 namespace cna {
 namespace {
 
-/// Mean over all prompts of each layer's norm of the residual stream.
-class MeanNorm {
- public:
-  explicit MeanNorm(int64_t layers) : sums_(static_cast<size_t>(layers)) {}
-  void add(int64_t layer, std::span<const int64_t> prompts, const at::Tensor& stream) {
-    at::Tensor& sum = sums_[static_cast<size_t>(layer)];
-    const at::Tensor mine = stream.to(at::kDouble).norm(2, -1).sum();
-    sum = sum.defined() ? sum + mine : mine;
-    if (layer == 0) count_ += static_cast<int64_t>(prompts.size());
-  }
-  void end_batch() {}
-  [[nodiscard]] at::Tensor mean() const { return at::stack(sums_) / static_cast<double>(count_); }
-
- private:
-  std::vector<at::Tensor> sums_;
-  int64_t count_ = 0;
-};
-
 at::Tensor checked_direction(const at::Tensor& vector, int64_t hidden) {
   if (vector.dim() != 1 || vector.size(0) != hidden)
     throw_value_error(
@@ -54,7 +36,7 @@ ScoredContrast residual_score(Model& model, std::span<const TokenIds> positive,
   const TwoSets sets("discover", positive, negative);
   const bool normed = has_post_norm(model, "discover");
   GroupedMoments<at::Tensor> moments(sets.group_of_prompt);
-  MeanNorm norm(model.shape().layers);
+  LayerMean norm(model.shape().layers, [](const at::Tensor& x) { return x.norm(2, -1); });
   const at::Tensor scale = record_scaled(model, sets.prompts, options, normed,
                                          at<Site::neuron>(moments), at<Site::residual>(norm));
   c10::InferenceMode guard;

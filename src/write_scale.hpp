@@ -3,27 +3,32 @@
 
 #include <ATen/ATen.h>
 
-#include <optional>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "cna/torch/recorder.hpp"
 
 namespace cna {
 
-/// Mean over all prompts of 1 / rms of each layer's MLP output.
-class InverseScale {
+/// Mean over all prompts of one number per layer, which `Of` reads off its activations: [rows,
+/// features] in float64 -> [rows].
+template <class Of>
+class LayerMean {
  public:
-  explicit InverseScale(int64_t layers) : sums_(static_cast<size_t>(layers)) {}
-  void add(int64_t layer, std::span<const int64_t> prompts, const at::Tensor& outputs) {
+  LayerMean(int64_t layers, Of of) : of_(std::move(of)), sums_(static_cast<size_t>(layers)) {}
+  void add(int64_t layer, std::span<const int64_t> prompts, const at::Tensor& activations) {
     at::Tensor& sum = sums_[static_cast<size_t>(layer)];
-    const at::Tensor mine = outputs.to(at::kDouble).square().mean(-1).rsqrt().sum();
+    const at::Tensor mine = of_(activations.to(at::kDouble)).sum();
     sum = sum.defined() ? sum + mine : mine;
     if (layer == 0) count_ += static_cast<int64_t>(prompts.size());
   }
   void end_batch() {}
+  /// float64 [layers]
   [[nodiscard]] at::Tensor mean() const { return at::stack(sums_) / static_cast<double>(count_); }
 
  private:
+  Of of_;
   std::vector<at::Tensor> sums_;
   int64_t count_ = 0;
 };
@@ -44,7 +49,9 @@ template <class... Feeds>
     record(model, prompts, options, feeds...);
     return {};
   }
-  InverseScale scale(model.shape().layers);
+  // 1 / rms of the MLP's output: what an RMS norm multiplies it with.
+  LayerMean scale(model.shape().layers,
+                  [](const at::Tensor& y) { return y.square().mean(-1).rsqrt(); });
   record(model, prompts, options, feeds..., at<Site::mlp_output>(scale));
   return scale.mean();
 }

@@ -23,6 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import cna
 import transformers
 from filelock import FileLock
+from packaging.version import Version
 from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from workers import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401
@@ -66,6 +67,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Compiling takes longest: one on every push. The others (two masks, transposed weights ...): nightly.
 AOTI_ON_PUSH = ("llama",)
+
+
+# transformers 5.0, the oldest that is taken, lacks or breaks some of what later releases have.
+RECENT = Version(transformers.__version__) >= Version("5.23")
+needs_recent = pytest.mark.skipif(not RECENT, reason="not in transformers 5.0")
 
 
 def layers_of(family: str, format: str) -> int:

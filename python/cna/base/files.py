@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +110,20 @@ def require_file(path: Path, function: str) -> None:
         raise FileNotFoundError(
             f"{function}: expected a file, got {str(path)!r} (no such file); check the path"
         )
+
+
+def append_lines(path: Path, lines: Sequence[str], function: str) -> None:
+    """Adds lines to a file in one write that has reached the disk on return.
+
+    Raises RuntimeError where there is no room; what was there before is kept.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(("\n".join(lines) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RuntimeError(
+            f"{function}: expected to write '{path}', got {error.strerror}; free some space and start "
+            "again, what is finished is kept"
+        ) from None

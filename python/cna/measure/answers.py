@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from ..base.files import require_folder
+from ..base.files import append_lines, require_folder
 from ..base.progress import bar
 from ..hosts.model import Model
 from .arm import Arm
@@ -59,18 +58,8 @@ class AnswerLog:
         self.done = done
 
     def _append(self, lines: list[str]) -> None:
-        if self.path is None:
-            return
-        try:
-            with self.path.open("ab") as file:
-                file.write(("\n".join(lines) + "\n").encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RuntimeError(
-                f"sweep: expected to write '{self.path}', got {error.strerror}; free some space and "
-                "start again, finished answers are kept"
-            ) from None
+        if self.path is not None:
+            append_lines(self.path, lines, "sweep")
 
     def add(self, rows: Sequence[tuple[Done, list[int]]]) -> None:
         """Appends finished rows in one write."""

@@ -24,7 +24,7 @@ from cna import loading
 from cna.cli import build_parser
 from cna.convert import write_authors_json
 from cna.hosts import aoti, hugging_face
-from conftest import make_hf, make_tokenizer
+from conftest import make_hf, make_tokenizer, needs_recent
 from pages import PAGES, ROOT, blocks, fences, with_blocks
 from processes import torchrun
 
@@ -135,6 +135,7 @@ def prepare_serving(model: cna.Model) -> cna.Circuit:
     return circuit
 
 
+@needs_recent  # its own way to share a model
 def test_blocks_of_two_processes_run(hf_folder: Path, tmp_path: Path) -> None:
     found = [b for p in PAGES for b in blocks(p, "python") if b.startswith(OF_TWO_PROCESSES)]
     assert len(found) == 1

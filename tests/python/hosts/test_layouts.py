@@ -11,7 +11,7 @@ import cna
 import pytest
 import torch
 from cna.hosts import layouts
-from conftest import make_hf, random_ids
+from conftest import RECENT, make_hf, needs_recent, random_ids
 from families import build
 from live_oracle import close, greedy, last_logits, recordings
 
@@ -19,7 +19,11 @@ CAUSAL = ["llama", "gpt_neox", "mistral", "gemma3", "mpt", "gpt_neo"]
 WRAPPED = ["mistral+peft", "gemma2+peft", "llava", "gemma3_vision"]
 LIVE_ONLY = ["bloom", "opt", "openai-gpt", "falcon", "falcon-alibi", "falcon-one-key"]
 PAIRS = [("live", name) for name in (*CAUSAL, *WRAPPED, *LIVE_ONLY)]
-PAIRS += [("torchscript", name) for name in (*CAUSAL, *WRAPPED)]
+# The cached steps of 5.0's MPT are not its plain passes: live it runs whole prompts, an export refuses.
+PAIRS += [
+    pytest.param("torchscript", name, marks=[needs_recent] if name == "mpt" else [])
+    for name in (*CAUSAL, *WRAPPED)
+]
 
 
 def prompts_of(head: int) -> list[list[int]]:
@@ -59,6 +63,8 @@ def test_ragged_prompts_with_a_shared_prefix_are_those_of_the_plain_module(
 
 def test_sound_models_lose_no_layout() -> None:
     for name in (*CAUSAL, *WRAPPED, "opt"):
+        if name == "mpt" and not RECENT:
+            continue
         model = cna.live(build(name)[0], None)
         assert model.core.has_cache, name
         assert all(model.core.layouts.values()), (name, model.core.layouts)

@@ -86,7 +86,7 @@ def test_an_mlp_that_runs_twice_is_refused() -> None:
 
 def test_a_residual_stream_that_is_another_is_not_recorded(tmp_path: Path) -> None:
     """A family whose block scales its output behind the last sum, as newer ones do."""
-    hf = copy.deepcopy(make_hf("llama"))
+    hf = make_hf.__wrapped__("llama")  # another test may have hooked the shared one
 
     class Scaled(type(hf.model.layers[0])):  # type: ignore[misc]
         def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -115,7 +115,7 @@ def test_a_residual_stream_that_is_another_is_not_recorded(tmp_path: Path) -> No
 
 def test_blocks_with_several_streams_have_no_residual_site() -> None:
     """As Gemma 3n's, whose layers pass on four: neurons are recorded, the stream is not."""
-    hf = copy.deepcopy(make_hf("llama"))
+    hf = make_hf.__wrapped__("llama")
 
     class Four(type(hf.model.layers[0])):  # type: ignore[misc]
         def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -3,10 +3,10 @@
     left       share of the answers that still show the behaviour, are broken, or no longer answer
     kl         KL from the unsteered model on prompts without the behaviour, nats per token
 
-An answer counts as one only if the unsteered model finds it as much to the point of its prompt as nearly
-all of its own answers to the matched prompts, and not far less likely. A text that slips past the judge by
-breaking its words, or by talking of nothing in particular, does not. Any steered text is somewhat less
-likely than what the model would say itself, so that bound is wide.
+An answer counts as one only if the unsteered model finds it as much to the point of its prompt as
+nearly all of its own answers to the matched prompts, and not far less likely. A text that slips past
+the judge by breaking its words, or by talking of nothing in particular, does not. Any steered text is
+somewhat less likely than what the model would say itself, so that bound is wide.
 """
 
 from __future__ import annotations

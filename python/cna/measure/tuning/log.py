@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from ...base.files import append_lines
 
 
 class TrialLog:
@@ -38,15 +39,5 @@ class TrialLog:
     def add(self, batch: list[dict[str, Any]]) -> None:
         """Keeps a finished batch before the next one starts."""
         self.batches.append(batch)
-        if self.path is None:
-            return
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(batch) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RuntimeError(
-                f"tune: expected to write '{self.path}', got {error.strerror}; free some space and "
-                "start again, finished trials are kept"
-            ) from None
+        if self.path is not None:
+            append_lines(self.path, [json.dumps(batch)], "tune")
