@@ -44,7 +44,7 @@ test:
 
 nightly:
 	@MAKE="$(MAKE)" scripts/stages.sh -k venv lint build headers cpp-tests sanitize docs demo-check \
-	  python-tests python-nightly newest oldest fuzz-nightly
+	  python-nightly newest oldest fuzz-nightly
 
 venv: $(VENV)/.ready $(VENV)-docs/.ready
 
@@ -56,10 +56,9 @@ cpp-tests: $(VENV)/.installed
 python-tests: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --durations=25 --durations-min=4
 
-# What is too long for every push; and hosts with all threads in one process: sums of several threads count.
+# With all threads in one process: sums of several threads are tested too.
 python-nightly: $(VENV)/.installed
-	$(BIN)/python -m pytest -m nightly --durations=10
-	$(BIN)/python -m pytest tests/python/hosts
+	$(BIN)/python -m pytest -m "nightly or not nightly" --durations=10
 
 # make newest, make oldest: the Python tests beside the newest releases, and beside transformers 5.0, each in
 # an environment of its own (see scripts/companions.sh)
