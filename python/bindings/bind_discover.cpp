@@ -62,6 +62,13 @@ void bind_discover(py::module_& m, py::class_<Model>& model) {
       .def_property_readonly(
           "direction", [](const ContributionParts& p) { return p.direction.to(at::kCPU); },
           "float64 [hidden]")
+      .def_property_readonly(
+          "difference_along",
+          [](const ContributionParts& p) {
+            return (mean_difference(p.contrast.positive, p.contrast.negative) * p.writes.along)
+                .to(at::kCPU);
+          },
+          "delta * (write . u), float64 [n_layers, width]: the ranking by direction along u.")
       .def(
           "score",
           [](const ContributionParts& p, double penalty) { return p.score(penalty).to(at::kCPU); },

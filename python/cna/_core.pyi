@@ -405,6 +405,11 @@ class ContributionParts:
         Moments of both sets.
         """
     @property
+    def difference_along(self) -> torch.Tensor:
+        """
+        delta * (write . u), float64 [n_layers, width]: the ranking by direction along u.
+        """
+    @property
     def direction(self) -> torch.Tensor:
         """
         float64 [hidden]

@@ -164,7 +164,7 @@ def test_the_language_is_switched_and_draws_do_not() -> None:
     ("mark", "folder", "share"), [("demo", "", 0.06), ("language", "answer-language", 0.1)]
 )
 def test_the_readme_prints_this_run(mark: str, folder: str, share: float) -> None:
-    """To three answers of 64, or of 32: another processor may break a tie of two tokens in another way."""
+    """To three answers of 64, or of 32: another processor may break a tie in another way."""
     text = (ROOT / "README.md").read_text("utf-8")
     (block,) = re.findall(f"<!-- {mark}:begin -->\n(.*?)<!-- {mark}:end -->", text, re.S)
     printed = block.strip().splitlines()

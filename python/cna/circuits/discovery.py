@@ -11,7 +11,7 @@ from .. import _core
 from ..base.progress import bar
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
-from .form import are_ids, chat_of_ids, require_difference
+from .form import two_sets
 from .provenance import with_prompt_provenance
 from .selection import ALL_RANKINGS, layer_range, require_ranking, select
 from .size import circuit_size
@@ -82,18 +82,15 @@ def discover(
         "direction": direction,
         "direction_layer": direction_layer,
     }
-    sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
-    require_difference(*sides)
-    ids = are_ids(positive) and are_ids(negative)
-    form = chat_of_ids(model, *sides) if ids and chat is None else chat
+    sets = two_sets(model, positive, negative, chat)
     removed = universal_filter(
         universal,
-        lambda: universal_neurons(model, chat=form, batch_size=batch_size, progress=progress),
+        lambda: universal_neurons(model, chat=sets.chat, batch_size=batch_size, progress=progress),
     )
     intervention, _ = model._steering(1)
     with bar("discover", progress) as update:
         moments, score = model.core.scores(
-            *sides,
+            *sets.sides,
             **how,
             intervention=intervention,
             batch_rows=batch_size,
@@ -101,4 +98,4 @@ def discover(
             progress=update,
         )
     circuit = select(model, moments, removed, score, fraction=fraction, k=k, **how)
-    return with_prompt_provenance(circuit, model, sides, removed, not ids and model.uses_chat(chat))
+    return with_prompt_provenance(circuit, model, sets.sides, removed, sets.templated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import numbers
 from collections import Counter
@@ -44,6 +45,36 @@ def require_difference(positive: Ids, negative: Ids, function: str = "discover")
             f"({len(a)} different prompts); compare the prompts, and look at what the chat template "
             "makes of them: model.tokenize(prompts)"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoSets:
+    """Two sets of prompts as the model sees them.
+
+    Attributes:
+        sides: token ids, positive and negative.
+        chat: how other prompts, those of the universal filter, get the same form.
+        templated: whether they went through the chat template here.
+    """
+
+    sides: tuple[list[list[int]], list[list[int]]]
+    chat: bool | None
+    templated: bool
+
+
+def two_sets(
+    model: Model,
+    positive: Prompts,
+    negative: Prompts,
+    chat: bool | None,
+    function: str = "discover",
+) -> TwoSets:
+    """Tokenises both sets. Raises ValueError for bad prompts, or two sets that the model sees alike."""
+    sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
+    require_difference(*sides, function)
+    ids = are_ids(positive) and are_ids(negative)
+    form = chat_of_ids(model, *sides) if ids and chat is None else chat
+    return TwoSets(sides, form, not ids and model.uses_chat(chat))
 
 
 def _shares(rows: Ids) -> dict[tuple[int, ...], Fraction]:

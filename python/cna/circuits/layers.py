@@ -24,7 +24,7 @@ from ..base.html import frame_html, panel
 from ..base.progress import bar
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
-from .form import Ids, are_ids, chat_of_ids, require_difference
+from .form import Ids, two_sets
 from .layer_table import late_shares, layers_sentence
 from .provenance import with_prompt_provenance
 from .selection import warn_of_rounding
@@ -123,7 +123,7 @@ def layers_by_ranking(
     """The circuits of one behaviour by |delta| and by contribution, and where each of them sits.
 
     They are those of `cna.discover` with `ranking="mean_difference"` and `"contribution"`, and one by
-    |delta| in the answer's units, "direction" along the answer. Both sets are recorded twice.
+    |delta| in the answer's units, "direction" along the answer. Both sets are recorded once.
 
     Args:
         fraction, k, universal, chat, penalty: as in `cna.discover`.
@@ -135,13 +135,10 @@ def layers_by_ranking(
     """
     function = "layers_by_ranking"
     circuit_size((model.n_layers, model.width), fraction, k, function=function)
-    sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
-    require_difference(*sides, function)
-    ids = are_ids(positive) and are_ids(negative)
-    form = chat_of_ids(model, *sides) if ids and chat is None else chat
+    sets = two_sets(model, positive, negative, chat, function)
     removed = universal_filter(
         universal,
-        lambda: universal_neurons(model, chat=form, batch_size=batch_size, progress=progress),
+        lambda: universal_neurons(model, chat=sets.chat, batch_size=batch_size, progress=progress),
         function,
     )
     intervention, _ = model._steering(1)
@@ -152,15 +149,16 @@ def layers_by_ranking(
     }
     found = find_layers(
         model,
-        sides,
+        sets.sides,
         list(removed.neurons) if removed else [],
         penalty=penalty,
         size={"fraction": fraction, "k": k},
         progress=progress,
         **run,
     )
-    templated = not ids and model.uses_chat(chat)
-    return found.mapped(lambda c: with_prompt_provenance(c, model, sides, removed, templated))
+    return found.mapped(
+        lambda c: with_prompt_provenance(c, model, sets.sides, removed, sets.templated)
+    )
 
 
 def find_layers(
@@ -208,8 +206,7 @@ def find_layers(
         "direction_layer": model.n_layers - 1,
         "side": "both",
     }
-    with bar("layers by |delta|, converted", progress) as update:
-        _, converted = model.core.scores(sides[0], sides[1], **along, **run, progress=update)
+    converted = parts.difference_along
     positive = parts.score(penalty).cpu().clamp(min=0)
     return LayersByRanking(
         by_delta,

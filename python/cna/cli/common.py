@@ -33,6 +33,13 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="prompts per batch")
 
 
+def task_option(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Of commands that take a task."""
+    parser.add_argument(
+        "--task", default=default, help="built-in task, or a .csv, .jsonl or folder of your own"
+    )
+
+
 def integers(text: str) -> list[int]:
     try:
         return [int(x) for x in text.split(",") if x.strip()]

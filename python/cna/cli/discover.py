@@ -13,6 +13,7 @@ from .common import (
     model_options,
     new_file,
     prompts_of,
+    task_option,
     together,
 )
 
@@ -21,7 +22,7 @@ TEXT = "Find the circuit that tells two sets of prompts apart."
 
 def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
-    parser.add_argument("--task", help="built-in task, or a .csv, .jsonl or folder of your own")
+    task_option(parser)
     parser.add_argument("--positive", help="prompts with the behaviour: .txt, .csv or .jsonl")
     parser.add_argument("--negative", help="prompts without it")
     parser.add_argument("--out", "-o", default="circuit.json", help="file to write")

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from .common import load_model, model_options, numbers, table_text, together
+from .common import load_model, model_options, numbers, table_text, task_option, together
 
 TEXT = "Measure strengths, controls and baselines on a task."
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
-    parser.add_argument(
-        "--task",
-        default="capability-refusal",
-        help="built-in task, or a .csv, .jsonl or folder of your own",
-    )
+    task_option(parser, default="capability-refusal")
     parser.add_argument(
         "--circuit", "-c", help="circuit.json, or the run folder of a tune (default: discover it)"
     )

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from .common import load_model, model_options, table_text
+from .common import load_model, model_options, table_text, task_option
 
 TEXT = "Choose ranking, size, operation and strength for a task, under a bound on side effect."
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
-    parser.add_argument(
-        "--task",
-        default="capability-refusal",
-        help="built-in task, or a .csv, .jsonl or folder of your own",
-    )
+    task_option(parser, default="capability-refusal")
     parser.add_argument(
         "--max-kl", type=float, default=0.05, help="bound on the benign KL, nats per token"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from .. import _core
-from ..circuits.form import are_ids, chat_of_ids, require_difference
+from ..circuits.form import two_sets
 from ..circuits.provenance import with_prompt_provenance
 from ..circuits.selection import require_ranking, select
 from ..circuits.size import circuit_size
@@ -51,20 +51,17 @@ def discover_distributed(
     require_all_ranks(model, "discover")
     circuit_size((model.n_layers, model.width), fraction, k)
     require_ranking(ranking)
-    sides = model.tokenize(positive, chat), model.tokenize(negative, chat)
-    require_difference(*sides)
-    ids = are_ids(positive) and are_ids(negative)
-    form = chat_of_ids(model, *sides) if ids and chat is None else chat
+    sets = two_sets(model, positive, negative, chat)
     with group("discover") as processes:
         removed = universal_filter(
             universal,
             lambda: universal_neurons_distributed(
-                model, chat=form, batch_size=batch_size, resume=resume, progress=progress
+                model, chat=sets.chat, batch_size=batch_size, resume=resume, progress=progress
             ),
         )
         moments = contrast_distributed(
             model,
-            *sides,
+            *sets.sides,
             batch_size=batch_size,
             chunk=chunk,
             share_prefix=share_prefix,
@@ -74,8 +71,7 @@ def discover_distributed(
         if processes.rank != 0 or moments is None:
             return None
         circuit = select(model, moments, removed, fraction=fraction, k=k, ranking=ranking)
-        templated = not ids and model.uses_chat(chat)
-        return with_prompt_provenance(circuit, model, sides, removed, templated)
+        return with_prompt_provenance(circuit, model, sets.sides, removed, sets.templated)
 
 
 def share_circuit(circuit: _core.Circuit | None) -> _core.Circuit:
