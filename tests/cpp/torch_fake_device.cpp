@@ -9,8 +9,11 @@
 #include <thread>
 
 #include "catch.hpp"
+#include "cna/torch/contribution.hpp"
 #include "cna/torch/discover.hpp"
+#include "cna/torch/gate.hpp"
 #include "cna/torch/generate.hpp"
+#include "cna/torch/ranking.hpp"
 #include "cna/torch/recorder.hpp"
 #include "cna/torch/score.hpp"
 #include "cna/torch/steering_vector.hpp"
@@ -272,6 +275,43 @@ TEST_CASE("a second device gives the CPU's numbers, there and back") {
               CHECK(back.tensors[i].equal(expected.tensors[i]));
           }).kernels == 0);
     CHECK(fake_bytes(0) == 0);
+  }
+}
+
+TEST_CASE("a second device gives the CPU's rankings, shifts and gates") {
+  Model model = LiveModel(9).host();
+  const std::span<const TokenIds> prompts(kPrompts);
+  const auto positive = prompts.first(4), negative = prompts.subspan(4);
+  const auto found = [&] {
+    std::vector<at::Tensor> out;
+    std::vector<Neuron> chosen;
+    for (const Ranking ranking : kRankings) {
+      DiscoverOptions options{.k = 5, .ranking = ranking};
+      const ScoredContrast scored = score_neurons(model, positive, negative, options);
+      CHECK(scored.score.device() == model.info().device);
+      out.push_back(scored.score.cpu());
+      const Circuit circuit = discover(model, positive, negative, options);
+      for (const Neuron& n : circuit.neurons())
+        out.push_back(at::tensor({int64_t{n.layer}, int64_t{n.index}}));
+      for (const auto& [layer, vector] : difference_written(model, circuit))
+        out.push_back(vector.cpu());
+      const Gate gate = Gate::fit(model, circuit, positive, negative, 0.3);
+      out.push_back(at::tensor(gate.scores(model, prompts)));
+      RunOptions run;
+      run.intervention = Gate::guard(Intervention::shift(circuit, std::vector{2.0}));
+      run.arm_of_prompt = gate.arms(model, prompts);
+      out.push_back(last_logits(model, prompts, run));
+    }
+    return out;
+  };
+  const std::vector<at::Tensor> expected = found();
+  model.to(fake(1));
+  std::vector<at::Tensor> got;
+  CHECK(counted([&] { got = found(); }).allocations[0] == 0);
+  REQUIRE(got.size() == expected.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    INFO("tensor " << i);
+    CHECK(at::allclose(got[i], expected[i], 1e-4, 1e-5));
   }
 }
 
