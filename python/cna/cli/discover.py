@@ -88,14 +88,11 @@ def run(args: argparse.Namespace) -> int:
         "universal": universal,
         "chat": chat,
         "ranking": args.ranking,
-        "batch_size": args.batch_size,
-    }
-    weighted = {
-        "penalty": args.penalty,
         "side": args.side,
         "layers": args.layers,
-        "direction_layer": args.direction_layer,
+        "batch_size": args.batch_size,
     }
+    weighted = {"penalty": args.penalty, "direction_layer": args.direction_layer}
     if shared:
         circuit = discover_distributed(model, positive, negative, resume=args.resume, **options)
     else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 from .. import _core
 from ..circuits.form import two_sets
 from ..circuits.provenance import with_prompt_provenance
-from ..circuits.selection import require_ranking, select
+from ..circuits.selection import layer_range, require_ranking, select
 from ..circuits.size import circuit_size
 from ..circuits.universal import UniversalNeurons, universal_filter
 from ..hosts.model import Model
@@ -28,6 +30,8 @@ def discover_distributed(
     universal: str | UniversalNeurons | None = "default",
     chat: bool | None = None,
     ranking: str = "mean_difference",
+    side: str | None = None,
+    layers: Sequence[int] | range | None = None,
     batch_size: int = 64,
     chunk: int = 64,
     share_prefix: bool = True,
@@ -41,6 +45,7 @@ def discover_distributed(
     chunk by chunk).
 
     Args:
+        ranking, side, layers: as there, but for rankings that need the model's weights.
         chunk: prompts of the larger set in one chunk.
         resume: folder, shared by all processes, that keeps finished chunks; a killed run goes on
             from them, also with another number of processes.
@@ -51,6 +56,7 @@ def discover_distributed(
     require_all_ranks(model, "discover")
     circuit_size((model.n_layers, model.width), fraction, k)
     require_ranking(ranking)
+    bounds = layer_range(layers, model.n_layers)
     sets = two_sets(model, positive, negative, chat)
     with group("discover") as processes:
         removed = universal_filter(
@@ -70,7 +76,8 @@ def discover_distributed(
         )
         if processes.rank != 0 or moments is None:
             return None
-        circuit = select(model, moments, removed, fraction=fraction, k=k, ranking=ranking)
+        how: dict[str, Any] = {"ranking": ranking, "side": side, "layers": bounds}
+        circuit = select(model, moments, removed, fraction=fraction, k=k, **how)
         return with_prompt_provenance(circuit, model, sets.sides, removed, sets.templated)
 
 

@@ -93,6 +93,24 @@ def test_discover_takes_rankings_sides_and_layers(
         assert circuit.provenance["ranking"] == more[1]
 
 
+def test_a_resumed_discovery_keeps_sides_and_layers(
+    exports: Any, tiny: cna.Model, files: dict[str, str], tmp_path: Path, capsys: Any
+) -> None:
+    """The chunked way takes the same options, or says that it does not."""
+    more = ["--k", "7", "--layers", "1,2", "--side", "positive", "--resume", str(tmp_path / "kept")]
+    assert discover(exports, files, *more) == 0
+    expected = cna.discover(
+        tiny, PROMPTS[:4], PROMPTS[4:], k=7, universal=None, side="positive", layers=(1, 2)
+    )
+    circuit = cna.Circuit.load(files["c.json"])
+    assert {(n.layer, n.index) for n in circuit} == {(n.layer, n.index) for n in expected}
+    assert circuit.provenance["layers"] == [1, 2]
+    capsys.readouterr()
+    weighted = ["--k", "7", "--ranking", "contribution", "--resume", str(tmp_path / "kept")]
+    assert discover(exports, files, *weighted) == 2
+    assert "expected ranking 'mean_difference' or 'effect_size'" in one_line(capsys)
+
+
 @pytest.mark.parametrize(("name", "strength"), [("scale", -1.0), ("shift", 2.0)])
 def test_a_run_folder_is_taken_as_it_is(
     name: str,
