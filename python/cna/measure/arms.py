@@ -81,10 +81,9 @@ def build_arms(
     record: dict[str, Any] = {"batch_size": options.batch_size, "progress": progress}
     sides = task.positive, task.negative
     if "no-filter" in wanted:
-        ranking = str(circuit.provenance.get("ranking", "mean_difference"))
-        plain = discover(
-            model, *sides, k=len(circuit), universal=None, ranking=ranking, chat=task.chat, **record
-        )
+        how = _found_by(circuit)
+        how |= {"k": len(circuit), "universal": None, "chat": task.chat}
+        plain = discover(model, task.positive, task.negative, **how, **record)
         arms += neuron_arms("no-filter", plain, steered)
     for name, ranking in OTHER_RANKINGS.items():
         if name not in wanted:
@@ -93,7 +92,9 @@ def build_arms(
             ranked = discover(
                 model, *sides, k=len(circuit), ranking=ranking, chat=task.chat, **record
             )
-        except RuntimeError as error:
+        except _core.NonFiniteError:
+            raise
+        except RuntimeError as error:  # the model does not know its weights
             warnings.warn(f"sweep: without the baseline {name!r}: {error}", stacklevel=2)
         else:
             arms += neuron_arms(name, ranked, steered)
@@ -114,3 +115,18 @@ def build_arms(
     if "logit-bias" in wanted:
         arms += logit_bias_arms(model, task, options.logit_biases, **record)
     return arms
+
+
+def _found_by(circuit: _core.Circuit) -> dict[str, Any]:
+    """How a circuit was ranked and where, as `discover` takes it, from its provenance.
+
+    Raises ValueError for a direction that was given, which no provenance holds.
+    """
+    said = circuit.provenance
+    if said.get("direction") == "given":
+        raise ValueError(
+            "sweep: expected a circuit that can be found again for the baseline 'no-filter', got one "
+            "along a given direction; leave that baseline out"
+        )
+    names = ("ranking", "penalty", "side", "layers", "direction_layer")
+    return {name: said[name] for name in names if said.get(name) is not None}

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 # The package's attribute of this name is the function.
-from cna.arms import neuron_arms, size_arms
+from cna.arms import build_arms, neuron_arms, size_arms
 from cna.metrics import fixed_text, mean_interval, quiz_accuracy
 from cna.prompts import Question
 from cna.steering import caa, caa_mlp, mean_difference, random_like
@@ -122,6 +122,32 @@ def test_random_neurons_match_the_circuit_layer_by_layer(circuit: cna.Circuit) -
     assert one.layer_counts == circuit.layer_counts == two.layer_counts
     assert len(one & circuit) == 0 and one.neurons != two.neurons
     assert random_like(circuit, 1).neurons == one.neurons
+
+
+def test_without_the_filter_all_else_stays(tiny: cna.Model, task: Task) -> None:
+    """The baseline's neurons are those of the circuit's own ranking, penalty, side and layers."""
+    how: dict[str, Any] = {"k": 9, "ranking": "contribution", "penalty": 0.02, "layers": (1, 2)}
+    sides = task.positive, task.negative
+    found = cna.discover(tiny, *sides, **how, progress=False)
+    options = cna.SweepOptions(multipliers=[0.0], baselines=["no-filter"])
+    arms = build_arms(tiny, found, task, options, progress=False)
+    expected = cna.discover(tiny, *sides, **how, universal=None, progress=False)
+    (arm,) = [a for a in arms if a.method == "no-filter"]
+    assert arm.intervention.digest == cna.Intervention.ablate(expected).digest
+    default = cna.discover(
+        tiny, *sides, k=9, ranking="contribution", universal=None, progress=False
+    )
+    assert default.neurons != expected.neurons  # or nothing would be told
+    given = cna.discover(
+        tiny,
+        *sides,
+        k=9,
+        ranking="direction",
+        direction=torch.ones(tiny.hidden_size),
+        progress=False,
+    )
+    with pytest.raises(ValueError, match=r"^sweep: expected a circuit that can be found again"):
+        build_arms(tiny, given, task, options, progress=False)
 
 
 def test_a_sweep_gives_one_row_per_arm(
