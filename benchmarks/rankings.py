@@ -32,13 +32,25 @@ from cna.prompts.readers import universal_prompts
 from pages import fill
 
 MOST_KL = 0.25
-SCALES, SHIFTS, SHARES = (0.5, 0.0, -0.5, -1.0), (0.5, 1.0, 2.0), (0.5, 1.0)
-COEFFICIENTS = (-1.0, -0.5, -0.25, -0.125)
-BIASES = (-1.0, -0.5, -0.25, -0.125)
+SCALES = (0.5, 0.25, 0.0, -0.25, -0.5, -1.0)
+SHIFTS, SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0), (0.25, 0.5, 0.75, 1.0)
+COEFFICIENTS = BIASES = (-1.0, -0.5, -0.375, -0.25, -0.125, -0.0625)
+LAYERS = 10  # of CAA, evenly spaced
+BOUNDS = (0.01, 0.02, 0.04, 0.06, 0.1, 0.25)  # of the second table
 RANKINGS = ("mean_difference", "effect_size", "contribution", "residual", "direction")
 SIZES = (0.5, 1.0, 2.0)  # thousandths of all neurons
 DRAWS = 5
-PER_BATCH = 8
+BEST = "CAA, the best of its layers in hindsight"
+
+
+def most_neurons(fitted: Fitted, candidate: Candidate) -> int:
+    """How many neurons a ranking can give: those with a positive score that are not universal."""
+    if candidate.ranking != "contribution":
+        return candidate.k
+    scores = fitted.contributions(candidate.penalty)
+    for layer, index in fitted.universal.neurons:
+        scores[layer, index] = 0
+    return int((scores > 0).sum())
 
 
 def settings(fitted: Fitted, neurons: int) -> list[tuple[str, str, Any]]:
@@ -46,6 +58,7 @@ def settings(fitted: Fitted, neurons: int) -> list[tuple[str, str, Any]]:
     out: list[tuple[str, str, Any]] = [("model", "", cna.Intervention(1))]
 
     def add(family: str, candidate: Candidate, strengths: tuple[float, ...]) -> None:
+        candidate = dataclasses.replace(candidate, k=min(candidate.k, most_neurons(fitted, candidate)))
         operation = fitted.operation(candidate)
         for strength in strengths:
             name = f"k {candidate.k}, {candidate.operation} {strength:g}"
@@ -98,13 +111,23 @@ def random_settings(
     return out
 
 
-def measure(model: cna.Model, task: Any, seed: int, prompts: int, tokens: int) -> pd.DataFrame:
+def vectors(model: cna.Model, sides: Any, chat: bool | None) -> Any:
+    """CAA's vectors behind LAYERS layers, from the third to the last."""
+    last = model.n_layers - 1
+    layers = sorted({round(2 + i * (last - 2) / (LAYERS - 1)) for i in range(LAYERS)})
+    return cna.caa(model, *sides, layers=layers, chat=chat, progress=False)
+
+
+def measure(
+    model: cna.Model, task: Any, seed: int, prompts: int, tokens: int, rows: int
+) -> pd.DataFrame:
     """One row a setting on the choice half of a split."""
     order = list(range(min(len(task.positive), len(task.negative))))
     random.Random(1000 + seed).shuffle(order)
     held, kept = sorted(order[: len(order) // 2]), sorted(order[len(order) // 2 :])
     fit = [task.positive[i] for i in kept], [task.negative[i] for i in kept]
-    fitted = Fitted(model, task, *fit, 64, False)
+    fitted = Fitted(model, task, *fit, rows, False)
+    fitted.caa = vectors(model, fit, task.chat)
     asked = [task.positive[i] for i in held][:prompts]
     matched = [task.negative[i] for i in held][:16]
     harmless = random.Random(seed).sample(universal_prompts(), 8)
@@ -116,7 +139,7 @@ def measure(model: cna.Model, task: Any, seed: int, prompts: int, tokens: int) -
         harmless,
         chat=task.chat,
         max_new_tokens=tokens,
-        batch_size=64,
+        batch_size=rows,
         progress=False,
     )
     neurons = model.n_layers * model.width
@@ -125,17 +148,17 @@ def measure(model: cna.Model, task: Any, seed: int, prompts: int, tokens: int) -
     for arm in logit_bias_arms(model, sides, BIASES, progress=False):
         todo.append(("logit bias", f"b {arm.strength:g}", arm.intervention))
     todo += random_settings(fitted, choice, neurons, seed)
-    rows = []
-    for at in range(0, len(todo), PER_BATCH):
-        part = todo[at : at + PER_BATCH]
+    out, at_once = [], max(1, 3 * rows // len(asked))
+    for at in range(0, len(todo), at_once):
+        part = todo[at : at + at_once]
         found = choice.measure([intervention for *_, intervention in part], False)
-        rows += [
+        out += [
             {"family": family, "setting": name, **dataclasses.asdict(m)}
             for (family, name, _), m in zip(part, found, strict=True)
         ]
-    asked = choice.measure_instruction(task.prompt_baseline)
-    rows.append({"family": "instruction", "setting": "", **dataclasses.asdict(asked)})
-    return pd.DataFrame(rows).assign(task=task.name, split=seed)
+    told = choice.measure_instruction(task.prompt_baseline)
+    out.append({"family": "instruction", "setting": "", **dataclasses.asdict(told)})
+    return pd.DataFrame(out).assign(task=task.name, split=seed)
 
 
 def mean_fall(rows: pd.DataFrame, before: float, column: str) -> float:
@@ -148,8 +171,15 @@ def mean_fall(rows: pd.DataFrame, before: float, column: str) -> float:
     return sum((end - kl) * fall for (kl, fall), end in zip(steps, ends, strict=True)) / MOST_KL
 
 
+def with_best_layer(found: pd.DataFrame, key: str) -> pd.DataFrame:
+    """`found` and a row a task and split that takes CAA's layer with the largest `key` there."""
+    of_layers = found[found["family"].str.startswith("CAA, layer")]
+    best = of_layers.loc[of_layers.groupby(["task", "split"])[key].idxmax()]
+    return pd.concat([found, best.assign(family=BEST)], ignore_index=True)
+
+
 def scores(rows: pd.DataFrame) -> pd.DataFrame:
-    """The yardstick of every family, by task and split; the best layer of CAA is chosen there."""
+    """The yardstick of every family, by task and split."""
     out = []
     for (task, split), part in rows.groupby(["task", "split"]):
         base = part[part["family"] == "model"].iloc[0]
@@ -164,7 +194,34 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
                     "settings": len(mine),
                 }
             )
-    return pd.DataFrame(out)
+    return with_best_layer(pd.DataFrame(out), "left")
+
+
+def falls(rows: pd.DataFrame) -> pd.DataFrame:
+    """The largest fall of what is left within each of BOUNDS, by family, task and split."""
+    out = []
+    for (task, split), part in rows.groupby(["task", "split"]):
+        base = part[part["family"] == "model"].iloc[0]["left"]
+        for family, mine in part[part["family"] != "model"].groupby("family", sort=False):
+            values = {
+                bound: max([0.0, *(base - mine["left"][mine["kl"] <= bound])]) for bound in BOUNDS
+            }
+            out.append({"task": task, "split": split, "family": family, **values})
+    found = pd.DataFrame(out)
+    of_layers = found[found["family"].str.startswith("CAA, layer")]
+    best = of_layers.groupby(["task", "split"], as_index=False)[list(BOUNDS)].max()
+    return pd.concat([found, best.assign(family=BEST)], ignore_index=True)
+
+
+def bounds_table(found: pd.DataFrame, families: list[str]) -> list[str]:
+    """Markdown: the mean over tasks and splits of the fall within each bound."""
+    mean = found.groupby("family")[list(BOUNDS)].mean()
+    lines = ["| | " + " | ".join(f"KL ≤ {b:g}" for b in BOUNDS) + " |"]
+    lines.append("| --- |" + " ---: |" * len(BOUNDS))
+    for family in families:
+        values = " | ".join(f"{mean.loc[family, b]:.2f}" for b in BOUNDS)
+        lines.append(f"| {family} | {values} |")
+    return lines
 
 
 def table(found: pd.DataFrame) -> list[str]:
@@ -207,7 +264,7 @@ def figure(rows: pd.DataFrame, task: str, path: Path) -> None:
     ax.plot(noise["kl"], 100 * noise["left"], "x", color=COLOURS["random"], label="random neurons")
     vectors = mine[mine["family"].str.startswith("CAA")]
     ax.plot(
-        vectors["kl"], 100 * vectors["left"], "s", color=COLOURS["caa"], label="CAA, four layers"
+        vectors["kl"], 100 * vectors["left"], "s", color=COLOURS["caa"], label="CAA, ten layers"
     )
     for family, (label, colour, marker) in families.items():
         part = mine[mine["family"] == family].groupby("setting", sort=False)[["kl", "left"]].mean()
@@ -227,10 +284,12 @@ def figure(rows: pd.DataFrame, task: str, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--tasks", default="capability-refusal,answer-language")
+    parser.add_argument("--tasks", default="capability-refusal,answer-language,answer-list")
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=24, help="with the behaviour, of each split")
     parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", type=int, default=64, help="of a batch")
     parser.add_argument("--work", default="runs/rankings", help="finished parts are kept there")
     parser.add_argument("--docs", help="page whose block between markers is written, with figures")
     args = parser.parse_args()
@@ -242,15 +301,18 @@ def main() -> None:
         for name in args.tasks.split(","):
             path = work / f"{name}-{split}-{args.prompts}-{args.tokens}.csv"
             if not path.exists():
-                model = model or cna.load(args.model)
-                started = time.monotonic()
-                rows = measure(model, cna.tasks.load(name), split, args.prompts, args.tokens)
+                model = model or cna.load(args.model, device=args.device)
+                started, task = time.monotonic(), cna.tasks.load(name)
+                rows = measure(model, task, split, args.prompts, args.tokens, args.rows)
                 write_whole(path, lambda p, rows=rows: rows.to_csv(p, index=False))
                 print(f"{name}, split {split}: {time.monotonic() - started:.0f} s", flush=True)
             parts.append(pd.read_csv(path, keep_default_na=False))
     rows = pd.concat(parts, ignore_index=True)
     found = scores(rows)
     lines = table(found)
+    within = falls(rows)
+    few = ["contribution", "contribution, λ 0.2", "mean_difference", BEST, "logit bias"]
+    lines += ["", *bounds_table(within, few)]
     print("\n".join(lines))
     (work / "scores.json").write_text(json.dumps(found.to_dict("records"), default=float, indent=1))
     if args.docs:

@@ -52,7 +52,9 @@ class Failed(Exception):
 class Worker:
     """A contender's process; see worker.py."""
 
-    def __init__(self, name: str, python: str | None, folder: Path, threads: int, log: Any) -> None:
+    def __init__(
+        self, name: str, python: str | None, folder: Path, threads: int, device: str, log: Any
+    ) -> None:
         self.name = name
         self.versions: dict[str, str] = {}
         self.error: str | None = None
@@ -66,7 +68,7 @@ class Worker:
         environment |= {"PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
         try:
             self.process = subprocess.Popen(
-                [python, str(HERE / "worker.py"), name, str(folder), str(threads)],
+                [python, str(HERE / "worker.py"), name, str(folder), str(threads), device],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -141,7 +143,7 @@ class Bench:
     def start(self, name: str) -> Worker:
         peer = name.removesuffix("-tuned") in PEERS
         python = self.args.peers_python if peer else sys.executable
-        return Worker(name, python, self.folder, self.args.threads, self.log)
+        return Worker(name, python, self.folder, self.args.threads, self.args.device, self.log)
 
     @contextlib.contextmanager
     def workers(self, names: list[str]) -> Any:
@@ -510,6 +512,15 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def device_name(device: str) -> str:
+    """The name of the GPU that was measured; empty for the processor."""
+    if not device.startswith("cuda"):
+        return ""
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
 def render(results: dict[str, Any], name: str) -> str:
     """A benchmark's part of the page: its table, and what it ran on."""
     r = results[name]
@@ -519,9 +530,10 @@ def render(results: dict[str, Any], name: str) -> str:
         for package, number in entry.get("versions", {}).items():
             found.setdefault(package, set()).add(number)
     packages = ", ".join(f"{p} {'/'.join(sorted(v))}" for p, v in found.items())
+    where = f"{m['device']} beside " if m.get("device") else ""
     return (
         f"{BENCHMARKS[name][2](r)}\n\n"
-        f"<sub>{m['date']}; {r.get('model', m['model'])}; {m['cpu']}, {m['threads']} threads of "
+        f"<sub>{m['date']}; {r.get('model', m['model'])}; {where}{m['cpu']}, {m['threads']} threads of "
         f"{m['cores']} cores, load before {m['load']:.1f}; {packages}. "
         f"Medians; in brackets the least and the largest of the turns.</sub>"
     )
@@ -535,6 +547,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--docs", type=Path, help="a page to put the tables into: docs/benchmarks.md")
     p.add_argument("--model", default="smollm2", help="or a local Hugging Face folder (Llama)")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    p.add_argument("--device", default="cpu", help="cuda: every contender on the first GPU")
     p.add_argument("--turns", type=int, default=3)
     p.add_argument("--discovery-prompts", type=int, default=88)
     p.add_argument("--generation-prompts", type=int, default=32)
@@ -576,6 +589,7 @@ def main() -> None:
                 "date": datetime.date.today().isoformat(),
                 "model": f"{bench.inputs['model']}, float32",
                 "cpu": cpu_name(),
+                "device": device_name(args.device),
                 "cores": os.cpu_count(),
                 "threads": args.threads,
                 "load": load,

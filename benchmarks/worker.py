@@ -1,6 +1,6 @@
 """One contender in one process: loads the model, then does the jobs that run.py names.
 
-    python worker.py CONTENDER FOLDER THREADS
+    python worker.py CONTENDER FOLDER THREADS DEVICE
 
 Jobs come as JSON lines on standard input; replies go as JSON lines to standard output. Times are
 those of the job alone: the model is loaded and every prompt is a list of token ids beforehand.
@@ -9,6 +9,7 @@ those of the job alone: the model is loaded and every prompt is a list of token 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 
 BATCH = 32  # rows of the hook baselines and of the peers
+DEVICE = sys.argv[4] if len(sys.argv) > 4 else "cpu"
 Ids = list[list[int]]
 
 
@@ -39,8 +41,8 @@ def top_k(delta: np.ndarray, k: int) -> list[list[int]]:
 def pad_left(ids: Ids, pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Token ids, mask and positions, int64 [rows, longest], of prompts padded on the left."""
     longest = max(map(len, ids))
-    tokens = torch.tensor([[pad] * (longest - len(p)) + p for p in ids])
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in ids])
+    tokens = torch.tensor([[pad] * (longest - len(p)) + p for p in ids], device=DEVICE)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in ids], device=DEVICE)
     return tokens, mask, (mask.cumsum(1) - 1).clamp_min(0)
 
 
@@ -53,6 +55,12 @@ def batches(ids: Ids, by_length: bool, rows: int = BATCH) -> Iterator[list[int]]
         yield order[start : start + rows]
 
 
+def settle() -> None:
+    """Wait until the device has done what it was given."""
+    if DEVICE.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
 class Cna:
     """This library, through its public objects; steered runs name their strengths as arms."""
 
@@ -60,7 +68,7 @@ class Cna:
         import cna
 
         self.cna, self.folder = cna, folder
-        self.model = cna.load(folder / "cna")
+        self.model = cna.load(folder / "cna", device=DEVICE)
 
     def discover(self, positive: Ids, negative: Ids, k: int) -> tuple[list[list[int]], np.ndarray]:
         circuit = self.cna.discover(
@@ -137,7 +145,8 @@ class Cna:
 
     def matmul(self, shapes: list[list[int]], seconds: float) -> float:
         """Multiply-adds a second of torch.matmul, float32, over the shapes [rows, in, out]."""
-        pairs = [(torch.randn(t, a), torch.randn(b, a).t()) for t, a, b in shapes]
+        draw = functools.partial(torch.randn, device=DEVICE)
+        pairs = [(draw(t, a), draw(b, a).t()) for t, a, b in shapes]
         size = sum(t * a * b for t, a, b in shapes)
         rates: list[float] = []
         end = time.perf_counter() + seconds
@@ -146,6 +155,7 @@ class Cna:
                 start = time.perf_counter()
                 for x, w in pairs:
                     torch.matmul(x, w)
+                settle()
                 rates.append(size / (time.perf_counter() - start))
         return statistics.median(rates)
 
@@ -160,7 +170,7 @@ class HuggingFace:
 
         self.folder = folder
         self.hf: Any = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32)
-        self.hf.eval()
+        self.hf.eval().to(DEVICE)
         self.hf.generation_config.eos_token_id = self.hf.config.eos_token_id = None
         self.pad = 0
         self.layers = list(self.hf.model.layers)
@@ -209,7 +219,7 @@ class Hooks(HuggingFace):
         for number, layer in enumerate(self.layers):
             mine = [i for where, i in circuit if where == number]
             if mine:
-                scale = torch.ones(self.hf.config.intermediate_size)
+                scale = torch.ones(self.hf.config.intermediate_size, device=DEVICE)
                 scale[mine] = strength
                 hooks.append(
                     layer.mlp.down_proj.register_forward_pre_hook(
@@ -252,11 +262,11 @@ class HooksOneByOne(Hooks):
         try:
             with torch.inference_mode():
                 for prompt in ids:
-                    self.hf(torch.tensor([prompt]))
+                    self.hf(torch.tensor([prompt], device=DEVICE))
         finally:
             for hook in hooks:
                 hook.remove()
-        return torch.stack(found).reshape(len(ids), len(self.layers), -1)
+        return torch.stack(found).reshape(len(ids), len(self.layers), -1).cpu()
 
     def answers(self, ids: Ids, new: int) -> Ids:
         return [Hooks.answers(self, [prompt], new)[0] for prompt in ids]

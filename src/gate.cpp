@@ -5,7 +5,9 @@
 #include <cmath>
 
 #include "cna/error.hpp"
+#include "cna/moments.hpp"
 #include "cna/torch/recorder.hpp"
+#include "cna/torch/tensor_traits.hpp"
 #include "two_sets.hpp"
 
 namespace cna {

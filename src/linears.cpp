@@ -1,7 +1,6 @@
 #include "linears.hpp"
 
 #include <algorithm>
-#include <regex>
 #include <set>
 
 namespace cna {
@@ -99,6 +98,20 @@ size_t edit_distance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
+/// "layers.10.mlp" as "layers.*.mlp".
+std::string numbers_as_stars(const std::string& path) {
+  std::string out;
+  for (size_t i = 0; i < path.size(); ++i) {
+    out += path[i];
+    const size_t end = path.find_first_not_of("0123456789", i + 1);
+    if (path[i] != '.' || end == i + 1) continue;
+    if (i + 1 == path.size()) break;
+    out += '*';
+    i = std::min(end, path.size()) - 1;
+  }
+  return out;
+}
+
 }  // namespace
 
 std::vector<Linear> linears_of(const jit::Module& module, jit::Graph& graph) {
@@ -108,9 +121,8 @@ std::vector<Linear> linears_of(const jit::Module& module, jit::Graph& graph) {
 }
 
 std::string closest_names(const std::vector<Linear>& linears, const std::string& pattern) {
-  static const std::regex digits(R"(\.\d+)");
   std::set<std::string> names;
-  for (const Linear& l : linears) names.insert(std::regex_replace(l.path, digits, ".*"));
+  for (const Linear& l : linears) names.insert(numbers_as_stars(l.path));
   std::vector<std::pair<size_t, std::string>> ranked;
   for (const auto& name : names) {
     const std::string last = name.substr(name.rfind('.') + 1);

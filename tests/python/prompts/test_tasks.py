@@ -24,7 +24,7 @@ def all_prompts(task: Task) -> list[str]:
 
 
 def test_the_built_in_tasks_have_names():
-    known = ["answer-language", "capability-refusal", "capitals", "subject-verb"]
+    known = ["answer-language", "answer-list", "capability-refusal", "capitals", "subject-verb"]
     assert tasks.names() == known
 
 
@@ -107,6 +107,24 @@ def test_answer_language_sets_share_no_words_but_those_that_ask():
     found = words(task.positive + task.negative)
     assert words(task.evaluation) & found <= common
     assert words(task.benign) & (found | words(task.evaluation)) <= common
+
+
+def test_answer_list_pairs_ask_for_several_things_and_for_one():
+    task = tasks.load("answer-list")
+    assert (len(task.positive), len(task.evaluation), len(task.benign)) == (72, 48, 24)
+    assert task.judge is judges.get("list") and task.chat is None
+    for several, one in zip(task.positive, task.negative, strict=True):
+        assert several[-1] == one[-1], several  # both questions, or neither
+        assert abs(len(several.split()) - len(one.split())) <= 2, several
+    assert not any(task.judge(p) for p in all_prompts(task))
+
+
+def test_the_list_judge_sees_items_at_the_start_of_a_line_only():
+    judge = judges.get("list")
+    for text in ("1. Rest", "Here:\n\n- tea\n- milk", "So:\n  * tea", "(2) go", "12) go", "• tea"):
+        assert judge(text), text
+    for text in ("It has 2. Then", "1492. A year", "A well-known fact - tea", "3.5 litres", "*tea*", ""):
+        assert not judge(text), text
 
 
 def test_capitals_knows_the_answer_to_every_evaluation_prompt():

@@ -67,10 +67,17 @@ class Fitted:
         known = ("mean_difference", "effect_size")
         return known if self._parts is None else (*known, *NEEDS_WEIGHTS)
 
+    def contributions(self, penalty: float) -> Tensor:
+        """Every neuron's contribution, float64 [n_layers, width]; ValueError without weights."""
+        if self._parts is None:
+            raise ValueError(
+                f"contributions: expected a host that knows its weights; {self.without_weights}"
+            )
+        return self._parts.score(penalty)
+
     def _score(self, candidate: Candidate) -> Tensor | None:
         if candidate.ranking == "contribution":
-            assert self._parts is not None
-            return self._parts.score(candidate.penalty)
+            return self.contributions(candidate.penalty)
         return self._scores.get(candidate.ranking)
 
     def circuit(self, candidate: Candidate) -> _core.Circuit:

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from .keyword import KeywordJudge
 from .language import LanguageJudge
-from .patterns import CAPABILITY, PLURAL_VERB, REFUSAL_13, REFUSAL_31
+from .patterns import CAPABILITY, LIST_ITEM, PLURAL_VERB, REFUSAL_13, REFUSAL_31
 
 _NAMED: dict[str, KeywordJudge | LanguageJudge] = {
     judge.name: judge
@@ -15,6 +15,7 @@ _NAMED: dict[str, KeywordJudge | LanguageJudge] = {
         KeywordJudge("refusal-13", REFUSAL_13, regex=True, first_chars=500, quoted=False),
         KeywordJudge("refusal-31", REFUSAL_31, quoted=False),
         KeywordJudge("plural-verb", PLURAL_VERB, regex=True),
+        KeywordJudge("list", LIST_ITEM, regex=True),
         LanguageJudge("spanish", "es"),
     )
 }
@@ -32,6 +33,7 @@ def get(name: str) -> KeywordJudge | LanguageJudge:
     refusal-13: declining of any kind, 13 regular expressions on the first 500 characters.
     refusal-31: declining of any kind, 31 substrings anywhere.
     plural-verb: the answer continues a sentence with a plural verb form (are, were, have, do).
+    list: a line of the answer begins with a bullet or a number, as an item of a list does.
     spanish: the answer is in Spanish, by its function words.
     The first three pass over quoted speech. The two refusal sets have the scope of the two keyword
     judges in the authors' released code (arXiv 2605.12290); the patterns are this library's own.

@@ -115,3 +115,6 @@ REFUSAL_31 = (
 PLURAL_VERB = (
     r"^\W*(?:\w+ly\s+|all\s+|both\s+)?(?:are|were|have|do|aren't|weren't|haven't|don't)\b",
 )
+
+# A line that is an item of a list: a bullet or a number of up to two digits, then text.
+LIST_ITEM = (r"(?m)^[ \t]*(?:[-*+•–]|\(?\d{1,2}[.)])[ \t]+\S",)
