@@ -58,7 +58,9 @@ def settings(fitted: Fitted, neurons: int) -> list[tuple[str, str, Any]]:
     out: list[tuple[str, str, Any]] = [("model", "", cna.Intervention(1))]
 
     def add(family: str, candidate: Candidate, strengths: tuple[float, ...]) -> None:
-        candidate = dataclasses.replace(candidate, k=min(candidate.k, most_neurons(fitted, candidate)))
+        candidate = dataclasses.replace(
+            candidate, k=min(candidate.k, most_neurons(fitted, candidate))
+        )
         operation = fitted.operation(candidate)
         for strength in strengths:
             name = f"k {candidate.k}, {candidate.operation} {strength:g}"
@@ -197,14 +199,14 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
     return with_best_layer(pd.DataFrame(out), "left")
 
 
-def falls(rows: pd.DataFrame) -> pd.DataFrame:
-    """The largest fall of what is left within each of BOUNDS, by family, task and split."""
+def falls(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The largest fall of `left` or `rate` within each of BOUNDS, by family, task and split."""
     out = []
     for (task, split), part in rows.groupby(["task", "split"]):
-        base = part[part["family"] == "model"].iloc[0]["left"]
+        base = part[part["family"] == "model"].iloc[0][column]
         for family, mine in part[part["family"] != "model"].groupby("family", sort=False):
             values = {
-                bound: max([0.0, *(base - mine["left"][mine["kl"] <= bound])]) for bound in BOUNDS
+                bound: max([0.0, *(base - mine[column][mine["kl"] <= bound])]) for bound in BOUNDS
             }
             out.append({"task": task, "split": split, "family": family, **values})
     found = pd.DataFrame(out)
@@ -232,15 +234,15 @@ def table(found: pd.DataFrame) -> list[str]:
     tasks = list(dict.fromkeys(found["task"]))
     mean = found.groupby(["family", "task"])["left"].agg(["mean", "min", "max"])
     order = found.groupby("family")["left"].mean().sort_values(ascending=False).index
-    lines = ["| | " + " | ".join(tasks) + " | mean | settings |"]
-    lines.append("| --- |" + " ---: |" * (len(tasks) + 2))
+    lines = ["| | " + " | ".join(tasks) + " | mean | of the rate alone | settings |"]
+    lines.append("| --- |" + " ---: |" * (len(tasks) + 3))
     for family in order:
         cells = []
         for task in tasks:
             x = mean.loc[(family, task)]
             cells.append(f"{x['mean']:.2f} [{x['min']:.2f}, {x['max']:.2f}]")
         mine = found[found["family"] == family]
-        end = f"{mine['left'].mean():.2f} | {mine['settings'].iloc[0]}"
+        end = f"{mine['left'].mean():.2f} | {mine['rate'].mean():.2f} | {mine['settings'].iloc[0]}"
         lines.append(f"| {family} | {' | '.join(cells)} | {end} |")
     return lines
 
@@ -263,6 +265,7 @@ def figure(rows: pd.DataFrame, task: str, path: Path) -> None:
     noise = mine[mine["family"].str.startswith("random")]
     ax.plot(noise["kl"], 100 * noise["left"], "x", color=COLOURS["random"], label="random neurons")
     vectors = mine[mine["family"].str.startswith("CAA")]
+    vectors = vectors.groupby(["family", "setting"])[["kl", "left"]].mean()
     ax.plot(
         vectors["kl"], 100 * vectors["left"], "s", color=COLOURS["caa"], label="CAA, ten layers"
     )
@@ -310,13 +313,25 @@ def main() -> None:
     rows = pd.concat(parts, ignore_index=True)
     found = scores(rows)
     lines = table(found)
-    within = falls(rows)
-    few = ["contribution", "contribution, λ 0.2", "mean_difference", BEST, "logit bias"]
-    lines += ["", *bounds_table(within, few)]
+    few = [
+        "contribution",
+        "contribution, λ 0.2",
+        "direction",
+        "mean_difference",
+        BEST,
+        "logit bias",
+    ]
+    for column, said in {"left": "*left*", "rate": "the behaviour's rate alone"}.items():
+        lines += [
+            "",
+            f"Largest fall of {said} within a bound on the KL, mean over tasks and splits:",
+        ]
+        lines += ["", *bounds_table(falls(rows, column), few)]
     print("\n".join(lines))
     (work / "scores.json").write_text(json.dumps(found.to_dict("records"), default=float, indent=1))
     if args.docs:
         page = Path(args.docs)
+        (page.parent / "figures").mkdir(exist_ok=True)
         for name in args.tasks.split(","):
             figure(rows, name, page.parent / "figures" / f"rankings-{name}.png")
         base = rows[rows["family"] == "model"].groupby("task")["left"].mean()

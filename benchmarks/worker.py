@@ -186,7 +186,7 @@ class HuggingFace:
         """Last-token inputs of every down projection, [n_prompts, n_layers, width]."""
         out = torch.empty(len(ids), len(self.layers), self.hf.config.intermediate_size)
         for rows in batches(ids, self.by_length):
-            out[rows] = self.collect([ids[i] for i in rows])
+            out[rows] = self.collect([ids[i] for i in rows]).cpu()
         return out
 
     def collect(self, ids: Ids) -> torch.Tensor:

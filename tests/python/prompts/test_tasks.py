@@ -123,7 +123,14 @@ def test_the_list_judge_sees_items_at_the_start_of_a_line_only():
     judge = judges.get("list")
     for text in ("1. Rest", "Here:\n\n- tea\n- milk", "So:\n  * tea", "(2) go", "12) go", "• tea"):
         assert judge(text), text
-    for text in ("It has 2. Then", "1492. A year", "A well-known fact - tea", "3.5 litres", "*tea*", ""):
+    for text in (
+        "It has 2. Then",
+        "1492. A year",
+        "A well-known fact - tea",
+        "3.5 litres",
+        "*tea*",
+        "",
+    ):
         assert not judge(text), text
 
 
