@@ -181,7 +181,7 @@ std::unique_ptr<Host> open_aoti(const std::filesystem::path& folder, const HostO
   ModelInfo info;
   info.id = manifest.model_id;
   info.weights_hash = manifest.weights_hash;
-  info.shape = {manifest.layers, manifest.width};
+  info.shape = manifest.shape;
   info.hidden = manifest.hidden;
   info.vocab = manifest.vocab;
   info.max_positions = manifest.max_positions;

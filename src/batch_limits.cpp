@@ -24,7 +24,8 @@ constexpr BatchCost kCpu{48, 640};
 BatchCost accelerator(const ModelInfo& model) {
   constexpr double launches = 170e-6 * 3e14 / 2.0;
   constexpr int64_t reading = 100;
-  const auto width = static_cast<double>(model.shape.width);
+  const auto width = static_cast<double>(model.shape.size()) /
+                     static_cast<double>(std::max<int64_t>(model.shape.layers, 1));  // on average
   const auto hidden = static_cast<double>(std::max<int64_t>(model.hidden, 1));
   const double weights = 3.0 * width * hidden + 4.0 * hidden * hidden;  // gated MLP and attention
   return {reading + static_cast<int64_t>(launches / std::max(weights, 1.0)), 16384};

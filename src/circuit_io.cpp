@@ -1,6 +1,7 @@
 /// Circuits as JSON text and as files.
 ///
 ///   {"format": "cna.circuit", "format_version": 1, "n_layers": 30, "width": 1536,
+///    ("widths": [1536, 768, ...] of each layer where they differ; then format_version is 2,)
 ///    "neurons": [[layer, index, delta], ...], "universal_removed": [[layer, index], ...],
 ///    "provenance": {name: any JSON value, ...}}
 #include <fcntl.h>
@@ -31,7 +32,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* format_name = "cna.circuit";
-constexpr int64_t format_version = 1;
+constexpr int64_t format_version = 2;  // 1 where all layers are as wide
 constexpr int deepest = 64;  // levels of JSON: deeper text is an attack or a mistake
 
 Json parse_json(std::string_view text) {
@@ -59,10 +60,13 @@ class Reader {
            fmt::format("{}", written), "update cna: a newer one wrote this");
     }
     if (written < 1) {
-      fail("expected format_version 1", fmt::format("{}", written), "save the circuit again");
+      fail("expected format_version 1 or 2", fmt::format("{}", written), "save the circuit again");
     }
-    const GridShape shape{whole(field(root, "n_layers"), "n_layers"),
-                          whole(field(root, "width"), "width")};
+    GridShape shape{whole(field(root, "n_layers"), "n_layers"),
+                    whole(field(root, "width"), "width")};
+    if (root.contains("widths")) {
+      for (const Json& entry : list(root, "widths")) shape.widths.push_back(whole(entry, "width"));
+    }
     std::vector<Neuron> neurons;
     for (const Json& entry : list(root, "neurons")) {
       const std::string name = fmt::format("neurons[{}]", neurons.size());
@@ -239,14 +243,16 @@ std::string to_json(const Circuit& circuit) {
           json_string(name), json_string(value));
     }
   }
-  return Json{{"format", format_name},
-              {"format_version", format_version},
-              {"n_layers", circuit.shape().layers},
-              {"width", circuit.shape().width},
-              {"neurons", std::move(neurons)},
-              {"universal_removed", std::move(removed)},
-              {"provenance", std::move(provenance)}}
-      .dump();
+  const GridShape& shape = circuit.shape();
+  Json out{{"format", format_name},
+           {"format_version", shape.widths.empty() ? 1 : format_version},
+           {"n_layers", shape.layers},
+           {"width", shape.width}};
+  if (!shape.widths.empty()) out["widths"] = shape.widths;
+  out["neurons"] = std::move(neurons);
+  out["universal_removed"] = std::move(removed);
+  out["provenance"] = std::move(provenance);
+  return out.dump();
 }
 
 Circuit circuit_from_json(std::string_view text, std::string_view origin) {

@@ -71,14 +71,23 @@ Writes<at::Tensor> writes_along(Model& model, const at::Tensor& direction,
   const Model::Turn turn = model.take_turn("contribution");
   c10::InferenceMode guard;
   std::vector<at::Tensor> along, length;
-  for (int64_t layer = 0; layer < model.shape().layers; ++layer) {
+  const GridShape& shape = model.shape();
+  const auto widened = [&](const at::Tensor& row) {  // nothing is written by what is no neuron
+    return at::constant_pad_nd(row.to(direction.device()), {0, shape.width - row.size(0)});
+  };
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    if (shape.width_of(layer) == 0) {
+      along.push_back(at::zeros({shape.width}, direction.options()));
+      length.push_back(along.back());
+      continue;
+    }
     const Write write = model.host().write(layer);
     at::Tensor w = write.weight.to(at::kDouble);
     if (write.gain.defined()) w = w * write.gain.to(at::kDouble).unsqueeze(1);
     const at::Tensor factor = scale.defined() && write.gain.defined() ? scale[layer].to(w.device())
                                                                       : at::ones({}, w.options());
-    along.push_back((direction.to(w.options()).matmul(w) * factor).to(direction.device()));
-    length.push_back((w.norm(2, 0) * factor).to(direction.device()));
+    along.push_back(widened(direction.to(w.options()).matmul(w) * factor));
+    length.push_back(widened(w.norm(2, 0) * factor));
   }
   return {at::stack(along), at::stack(length)};
 }
@@ -113,15 +122,14 @@ ContributionParts contribution_parts(Model& model, std::span<const TokenIds> pos
 std::map<int64_t, at::Tensor> difference_written(Model& model, const Circuit& circuit) {
   if (circuit.shape() != model.shape())
     throw_value_error(
-        "shift: expected a circuit of {} x {} neurons, got one of {} x {}; it belongs to another "
-        "model",
-        model.shape().layers, model.shape().width, circuit.shape().layers, circuit.shape().width);
+        "shift: expected a circuit of {} neurons, got one of {}; it belongs to another model",
+        model.shape().text(), circuit.shape().text());
   const Model::Turn turn = model.take_turn("shift");
   c10::InferenceMode guard;
   std::map<int64_t, at::Tensor> delta;  // of a whole layer
   for (const Neuron& neuron : circuit.neurons()) {
     at::Tensor& mine = delta[neuron.layer];
-    if (!mine.defined()) mine = at::zeros({circuit.shape().width}, at::kDouble);
+    if (!mine.defined()) mine = at::zeros({circuit.shape().width_of(neuron.layer)}, at::kDouble);
     mine.data_ptr<double>()[neuron.index] = neuron.delta;
   }
   std::map<int64_t, at::Tensor> out;

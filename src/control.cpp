@@ -12,7 +12,8 @@ Circuit random_like(const Circuit& circuit, uint64_t seed, bool avoid) {
   const std::vector<int64_t> counts = circuit.layer_counts();
   std::vector<Neuron> neurons;
   for (size_t layer = 0; layer < counts.size(); ++layer) {
-    const at::Tensor drawn = at::randperm(circuit.shape().width, generator, at::kLong);
+    const int64_t width = circuit.shape().width_of(static_cast<int64_t>(layer));
+    const at::Tensor drawn = at::randperm(width, generator, at::kLong);
     std::vector<int64_t> order(drawn.data_ptr<int64_t>(),
                                drawn.data_ptr<int64_t>() + drawn.numel());
     if (avoid) {  // the circuit's own come last, for layers that have too few others

@@ -84,7 +84,7 @@ Gate Gate::fit(Model& model, const Circuit& circuit, std::span<const TokenIds> p
   const Moments<at::Tensor> all = moments.together(0);
   std::vector<int64_t> places;
   for (const Neuron& n : circuit.neurons())
-    places.push_back(int64_t{n.layer} * circuit.shape().width + n.index);
+    places.push_back(circuit.shape().place(n.layer, n.index));
   std::vector<double> sd = ArrayTraits<at::Tensor>::values_at(all.m2(), places);
   for (double& x : sd) x = std::sqrt(x / static_cast<double>(all.count()));
   Gate gate(circuit, ArrayTraits<at::Tensor>::values_at(all.mean(), places), std::move(sd), {});
@@ -99,9 +99,8 @@ std::vector<double> Gate::scores(Model& model, std::span<const TokenIds> prompts
                                  const RunOptions& options) const {
   if (model.shape() != circuit_.shape())
     throw_value_error(
-        "gate: expected a circuit of {} x {} neurons, got one of {} x {}; it belongs to another "
-        "model",
-        model.shape().layers, model.shape().width, circuit_.shape().layers, circuit_.shape().width);
+        "gate: expected a circuit of {} neurons, got one of {}; it belongs to another model",
+        model.shape().text(), circuit_.shape().text());
   std::vector<double> weight;
   for (size_t i = 0; i < sd_.size(); ++i)
     weight.push_back(sd_[i] > 0.0 ? std::copysign(1.0 / sd_[i], circuit_.neurons()[i].delta) : 0.0);

@@ -110,38 +110,44 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
         "modules are {}: pass as pattern the one that leaves the MLP",
         pattern, closest_names(linears, pattern));
   }
-  for (const Linear& site : sites) {
-    if (site.width != sites[0].width || site.hidden != sites[0].hidden) {
+  const std::vector<int64_t> numbers = layer_numbers(sites);
+  std::vector<int64_t> widths(static_cast<size_t>(numbers.back()) + 1);
+  for (size_t i = 0; i < sites.size(); ++i) {
+    if (sites[i].hidden != sites[0].hidden) {
       throw_value_error(
-          "graft: expected the same width in every layer, got {} in {} and {} in {}; "
-          "narrow the pattern",
-          sites[0].width, sites[0].path, site.width, site.path);
+          "graft: expected down projections into one residual stream, got {} features from {} and "
+          "{} from {}; narrow the pattern",
+          sites[0].hidden, sites[0].path, sites[i].hidden, sites[i].path);
     }
+    widths[static_cast<size_t>(numbers[i])] = sites[i].width;
   }
-  out.layers = static_cast<int64_t>(sites.size());
-  out.width = sites[0].width;
+  out.shape = GridShape::of(std::move(widths));
+  out.neuron_sites.resize(static_cast<size_t>(out.shape.layers));
+  out.by_rows.resize(static_cast<size_t>(out.shape.layers));
   out.hidden = sites[0].hidden;
   out.dtype = sites[0].dtype;
 
   jit::Value* taps = graph.insertInput(1, "taps");
   taps->setType(c10::getCustomClassType<c10::intrusive_ptr<TapsHandle>>());
   const auto slot = [&](Site site, int64_t layer) {
-    return static_cast<int64_t>(site) * out.layers + layer;
+    return static_cast<int64_t>(site) * out.shape.layers + layer;
   };
   std::vector<jit::Value*> streams;
   for (const Linear& site : sites) streams.push_back(residual_after(projection_output(site)));
   out.residual_sites = std::all_of(streams.begin(), streams.end(), [](auto* v) { return v; }) &&
-                       std::set<jit::Value*>(streams.begin(), streams.end()).size() == sites.size();
+                       std::set<jit::Value*>(streams.begin(), streams.end()).size() ==
+                           static_cast<size_t>(out.shape.layers);  // not behind other blocks
 
-  for (int64_t layer = 0; layer < out.layers; ++layer) {
-    const Linear& site = sites[static_cast<size_t>(layer)];
-    out.neuron_sites.push_back(site.path);
-    out.by_rows.push_back(site.by_rows);
+  for (size_t i = 0; i < sites.size(); ++i) {
+    const Linear& site = sites[i];
+    const int64_t layer = numbers[i];
+    out.neuron_sites[static_cast<size_t>(layer)] = site.path;
+    out.by_rows[static_cast<size_t>(layer)] = site.by_rows;
     jit::Node* tap = insert_tap(graph, site.input, taps, slot(Site::neuron, layer), site.taker);
     site.taker->replaceInput(site.input_slot, tap->output());
     tap_after(graph, projection_output(site), taps, slot(Site::mlp_output, layer));
     if (out.residual_sites)
-      tap_after(graph, streams[static_cast<size_t>(layer)], taps, slot(Site::residual, layer));
+      tap_after(graph, streams[i], taps, slot(Site::residual, layer));
   }
   // The recording graph is the forward graph cut behind the last neuron tap.
   jit::EliminateDeadCode(out.forward);
@@ -149,7 +155,7 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
 
   out.record = graph.copy();
   jit::Value* end = nullptr;
-  const int64_t last_slot = slot(Site::neuron, out.layers - 1);
+  const int64_t last_slot = slot(Site::neuron, out.shape.layers - 1);
   for (jit::Node* node : out.record->nodes()) {
     if (node->kind() == c10::Symbol::fromQualString("cna::tap") &&
         jit::toIValue(node->input(2))->toInt() == last_slot)

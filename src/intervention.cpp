@@ -70,9 +70,9 @@ Intervention Intervention::at_neurons(const char* function, const Circuit& circu
                                       ShiftOf shift_of) {
   Intervention out(static_cast<int64_t>(arms.size()));
   for (const double strength : arms) require_finite(function, strength);
-  const int64_t width = circuit.shape().width;
   for (size_t i = 0; i < circuit.neurons().size(); ++i) {
     const Neuron& neuron = circuit.neurons()[i];
+    const int64_t width = circuit.shape().width_of(neuron.layer);
     Edit& edit = out.at_slot(Site::neuron, neuron.layer, width, true, true);
     double* scale = edit.scale.data_ptr<double>() + neuron.index;
     double* shift = edit.shift.data_ptr<double>() + neuron.index;
@@ -107,11 +107,10 @@ namespace {
 
 /// The circuit's entries of a grid of means.
 std::vector<double> means_of(const char* function, const Circuit& circuit, const Grid& means) {
-  const GridShape shape{means.rows(), means.cols()};
-  if (shape != circuit.shape())
+  if (means.rows() != circuit.shape().layers || means.cols() != circuit.shape().width)
     throw_value_error("{}: expected means of {} x {}, got {} x {}; record them on the same model",
-                      function, circuit.shape().layers, circuit.shape().width, shape.layers,
-                      shape.width);
+                      function, circuit.shape().layers, circuit.shape().width, means.rows(),
+                      means.cols());
   std::vector<double> values;
   for (const Neuron& neuron : circuit.neurons())
     values.push_back(means(neuron.layer, neuron.index));

@@ -7,7 +7,7 @@
 
 namespace cna {
 
-void Intervention::require_fits(GridShape shape, int64_t hidden, bool residual_sites,
+void Intervention::require_fits(const GridShape& shape, int64_t hidden, bool residual_sites,
                                 int64_t vocab) const {
   for (const auto& [key, edits] : edits_) {
     const auto site = static_cast<Site>(key.first);
@@ -19,8 +19,10 @@ void Intervention::require_fits(GridShape shape, int64_t hidden, bool residual_s
             features);
       continue;
     }
-    const int64_t expected = site == Site::neuron ? shape.width : hidden;
-    if (features != expected || key.second >= shape.layers)
+    const bool known = key.second < shape.layers;
+    const int64_t neurons = known ? shape.width_of(key.second) : shape.width;
+    const int64_t expected = site == Site::neuron ? neurons : hidden;
+    if (features != expected || !known)
       throw_value_error(
           "steer: expected {} features per layer and layers below {}, got {} features "
           "at layer {}; the circuit or vector belongs to another model",

@@ -1,7 +1,10 @@
 #include "linears.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <set>
+
+#include "cna/error.hpp"
 
 namespace cna {
 
@@ -117,6 +120,33 @@ std::string numbers_as_stars(const std::string& path) {
 std::vector<Linear> linears_of(const jit::Module& module, jit::Graph& graph) {
   std::vector<Linear> out;
   collect(module, graph.block(), out);
+  return out;
+}
+
+std::vector<int64_t> layer_numbers(const std::vector<Linear>& sites) {
+  std::vector<int64_t> out;
+  for (const Linear& site : sites) {
+    std::optional<int64_t> number;  // of the last whole part of digits that has a part below it
+    for (size_t from = 0, to; (to = site.path.find('.', from)) != std::string::npos; from = to + 1) {
+      const std::string part = site.path.substr(from, to - from);
+      if (!part.empty() && part.size() < 8 &&
+          part.find_first_not_of("0123456789") == std::string::npos)
+        number = std::stoll(part);
+    }
+    if (!number) break;
+    out.push_back(*number);
+  }
+  if (out.empty() || out.size() < sites.size()) {
+    out.resize(sites.size());
+    std::iota(out.begin(), out.end(), int64_t{0});
+  }
+  for (size_t i = 1; i < out.size(); ++i) {
+    if (out[i] > out[i - 1]) continue;
+    throw_value_error(
+        "graft: expected one MLP in each block, in their order, got '{}' behind '{}'; pass a "
+        "pattern that matches one of each block",
+        sites[i].path, sites[i - 1].path);
+  }
   return out;
 }
 

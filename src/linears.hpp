@@ -32,6 +32,11 @@ struct Linear {
 [[nodiscard]] std::vector<Linear> linears_of(const ::torch::jit::Module& module,
                                              ::torch::jit::Graph& graph);
 
+/// The number of each site's block in the model: the last number above it in its path. Where no
+/// path has one, sites are counted.
+/// @throws ValueError where two sites lie in one block, or blocks do not ascend.
+[[nodiscard]] std::vector<int64_t> layer_numbers(const std::vector<Linear>& sites);
+
 /// Up to six distinct module names, layer numbers starred, nearest to the pattern first.
 [[nodiscard]] std::string closest_names(const std::vector<Linear>& linears,
                                         const std::string& pattern);

@@ -66,8 +66,19 @@ Manifest read_manifest(const std::filesystem::path& folder) {
     out.dtype = json.at("dtype").get<std::string>();
     out.tap_pattern = json.at("tap_pattern").get<std::string>();
     out.unembedding = json.value("unembedding", std::string());
-    out.layers = count("n_layers", 1);
-    out.width = count("width", 1);
+    out.shape = {count("n_layers", 1), count("width", 1)};
+    if (json.contains("widths")) {
+      std::vector<int64_t> widths;
+      for (const auto& width : json.at("widths")) widths.push_back(whole(width, "widths", 0, path));
+      const GridShape uneven = GridShape::of(std::move(widths));
+      if (uneven.layers != out.shape.layers || uneven.width != out.shape.width) {
+        throw_value_error(
+            "load: expected widths of {} layers, the largest {}, in '{}', got {} up to {}; export "
+            "the model again",
+            out.shape.layers, out.shape.width, path.string(), uneven.layers, uneven.width);
+      }
+      out.shape = uneven;
+    }
     out.hidden = count("hidden_size", 1);
     out.vocab = count("vocab_size", 0);
     out.max_positions = count("max_positions", 0);
@@ -102,7 +113,7 @@ Manifest read_manifest(const std::filesystem::path& folder) {
       for (size_t i = 0; i < shape.size(); ++i) shape[i] = whole(layer.at(i), "cache", 1, path);
       out.cache.push_back({shape[0], shape[1], shape[2]});
     }
-    const auto layers = static_cast<size_t>(out.layers);
+    const auto layers = static_cast<size_t>(out.shape.layers);
     const bool compiled = out.archive_format == "aoti";
     const std::array dtypes{"float32", "bfloat16", "float16", "float64"};
     if (std::find(dtypes.begin(), dtypes.end(), out.dtype) == dtypes.end() ||
@@ -111,7 +122,7 @@ Manifest read_manifest(const std::filesystem::path& folder) {
       throw_value_error(
           "load: expected a floating-point dtype, a device, caches and the sites of {} layers in "
           "'{}', got {}, {}, {} and {}; export the model again",
-          out.layers, path.string(), out.dtype, compiled ? out.device : "any device",
+          out.shape.layers, path.string(), out.dtype, compiled ? out.device : "any device",
           out.cache.size(), out.neuron_sites.size());
     }
     if (out.archive.find('/') != std::string::npos || out.archive.empty() ||

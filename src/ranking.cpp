@@ -118,7 +118,7 @@ Circuit select_scored(const ModelInfo& model, const ScoredContrast& scored,
 double coverage(const at::Tensor& score, const Circuit& circuit) {
   std::vector<int64_t> places;
   for (const Neuron& n : circuit.neurons())
-    places.push_back(int64_t{n.layer} * circuit.shape().width + n.index);
+    places.push_back(circuit.shape().place(n.layer, n.index));
   double held = 0.0;
   for (const double value : ArrayTraits<at::Tensor>::values_at(score, places)) held += value;
   const double all = score.sum().item<double>();

@@ -54,18 +54,25 @@ std::vector<Recorded> run_batch(Run& run, const Batch& batch, std::span<const Si
   taps.record({});
   std::vector<Recorded> out;
   for (const Site site : sites) {
+    const int64_t features = run.info().features(site);
     for (int64_t layer = 0; layer < run.info().shape.layers; ++layer) {
-      const at::Tensor activations = std::move(slots[static_cast<size_t>(taps.slot(site, layer))]);
+      at::Tensor activations = std::move(slots[static_cast<size_t>(taps.slot(site, layer))]);
+      const int64_t neurons = run.info().shape.width_of(layer);
+      if (neurons == 0 && site != Site::residual)  // a block without an MLP
+        activations = at::zeros({rows, features}, batch.ids.options().dtype(at::kFloat));
       if (!activations.defined())
         throw_error(
             "record: expected a tap in every layer, got none in layer {}; check the pattern",
             layer);
-      if (activations.size(0) != rows || activations.size(1) != run.info().features(site))
+      const int64_t mine = site == Site::neuron && neurons > 0 ? neurons : features;
+      if (activations.size(0) != rows || activations.size(1) != mine)
         throw_error(
             "record: expected activations of {} prompts x {} features, got {} x {}; this "
             "architecture lays them out in another way, run it as a live model",
-            rows, run.info().features(site), activations.size(0), activations.size(1));
-      out.push_back({site, layer, activations.to(run.info().device, at::kFloat)});
+            rows, mine, activations.size(0), activations.size(1));
+      activations = activations.to(run.info().device, at::kFloat);
+      if (mine < features) activations = at::constant_pad_nd(activations, {0, features - mine});
+      out.push_back({site, layer, std::move(activations)});
     }
   }
   return out;

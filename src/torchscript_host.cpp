@@ -22,8 +22,8 @@ class TorchScriptHost final : public Host {
  public:
   TorchScriptHost(jit::Module module, Grafted graph, bool exported)
       : module_(std::move(module)), graph_(std::move(graph)), exported_(exported) {
-    handle_ = c10::make_intrusive<TapsHandle>(graph_.layers);
-    info_.shape = {graph_.layers, graph_.width};
+    handle_ = c10::make_intrusive<TapsHandle>(graph_.shape.layers);
+    info_.shape = graph_.shape;
     info_.hidden = graph_.hidden;
     info_.dtype = graph_.dtype;
     info_.neuron_sites = graph_.neuron_sites;
@@ -164,7 +164,7 @@ jit::Module load_archive(const std::filesystem::path& file) {
 ModelInfo inspect_torchscript(const std::filesystem::path& file, const std::string& pattern) {
   const Grafted graph = graft(load_archive(file), pattern.empty() ? kDownProjection : pattern);
   ModelInfo info;
-  info.shape = {graph.layers, graph.width};
+  info.shape = graph.shape;
   info.hidden = graph.hidden;
   info.dtype = graph.dtype;
   info.neuron_sites = graph.neuron_sites;
@@ -187,13 +187,13 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
   std::string pattern = options.pattern.empty() ? manifest.tap_pattern : options.pattern;
   Grafted graph = graft(module, pattern.empty() ? kDownProjection : pattern);
   const size_t arguments = graph.forward->inputs().size() - 2;
-  if (exported && (arguments != 4 + 2 * manifest.cache.size() || graph.layers != manifest.layers ||
-                   graph.width != manifest.width)) {
+  if (exported &&
+      (arguments != 4 + 2 * manifest.cache.size() || graph.shape != manifest.shape)) {
     throw_error(
-        "load: expected the archive that the manifest describes ({} layers of {}, {} "
-        "inputs), got {} layers of {}, {} inputs in '{}'; export the model again",
-        manifest.layers, manifest.width, 4 + 2 * manifest.cache.size(), graph.layers, graph.width,
-        arguments, path.string());
+        "load: expected the archive that the manifest describes ({} neurons, {} "
+        "inputs), got {}, {} inputs in '{}'; export the model again",
+        manifest.shape.text(), 4 + 2 * manifest.cache.size(), graph.shape.text(), arguments,
+        path.string());
   }
   if (!exported && (arguments < 1 || arguments > 2)) {
     throw_error(

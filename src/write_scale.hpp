@@ -37,7 +37,9 @@ class LayerMean {
 /// @throws Error where the host does not know its weights, before anything is run.
 [[nodiscard]] inline bool has_post_norm(Model& model, const char* function) {
   const Model::Turn turn = model.take_turn(function);
-  return model.host().write(0).gain.defined();
+  int64_t first = 0;  // with an MLP
+  while (model.shape().width_of(first) == 0) ++first;
+  return model.host().write(first).gain.defined();
 }
 
 /// Records `feeds`, and where a norm stands behind the MLP its mean scale, float64 [layers]; else

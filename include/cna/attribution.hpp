@@ -33,18 +33,20 @@ template <GridArray Array>
 template <GridArray Array>
 [[nodiscard]] Array effect_size(const Moments<Array>& positive, const Moments<Array>& negative);
 
-/// How many neurons a fraction of the model is: max(1, round(fraction * layers * width)), halves to
+/// How many neurons a fraction of the model is: max(1, round(fraction * neurons)), halves to
 /// the even neighbour as in Python and NumPy. Throws ValueError unless 0 < fraction <= 1.
-[[nodiscard]] inline int64_t circuit_size(GridShape shape, double fraction);
+[[nodiscard]] inline int64_t circuit_size(const GridShape& shape, double fraction);
 
 /// The `k` neurons with the largest |score| over all layers together, strongest first; ties go to
 /// the lower layer, then the lower index. Each keeps its entry of `delta`. `excluded` neurons are
-/// left out before the k are taken, so the result always has k neurons.
+/// left out before the k are taken, so the result always has k neurons. `shape` says which entries
+/// are neurons where layers differ in width; null: all are.
 /// Throws ValueError if a score is NaN or infinite, or k is not between 1 and the neurons left;
 /// IndexError if an excluded neuron lies outside the grid.
 template <GridArray Array>
 [[nodiscard]] std::vector<Neuron> top_k(const Array& score, const Array& delta, int64_t k,
-                                        const NeuronSet* excluded = nullptr);
+                                        const NeuronSet* excluded = nullptr,
+                                        const GridShape* shape = nullptr);
 
 /// The `k` neurons with the largest |delta|: the score is the contrast itself.
 template <GridArray Array>
@@ -86,17 +88,17 @@ void require_pair(const char* function, const Moments<Array>& positive,
 }
 
 /// Flat places of the excluded neurons; throws IndexError if one lies outside.
-inline std::vector<int64_t> places_of(GridShape shape, const NeuronSet* excluded) {
+inline std::vector<int64_t> places_of(const GridShape& shape, const NeuronSet* excluded) {
   std::vector<int64_t> places;
   if (excluded == nullptr) return places;
   for (const NeuronId id : *excluded) {
     if (!shape.contains(id.layer, id.index)) {
       throw_index_error(
-          "top_k: expected excluded neurons inside the {} x {} grid, got ({}, {}); "
+          "top_k: expected excluded neurons inside the {} grid, got ({}, {}); "
           "use a set found on this model",
-          shape.layers, shape.width, id.layer, id.index);
+          shape.text(), id.layer, id.index);
     }
-    places.push_back(id.layer * shape.width + id.index);
+    places.push_back(shape.place(id.layer, id.index));
   }
   return places;
 }
@@ -117,7 +119,7 @@ Array effect_size(const Moments<Array>& positive, const Moments<Array>& negative
                                           (positive.m2() + negative.m2()) / freedom);
 }
 
-int64_t circuit_size(GridShape shape, double fraction) {
+int64_t circuit_size(const GridShape& shape, double fraction) {
   if (!(fraction > 0.0 && fraction <= 1.0)) {
     throw_value_error(
         "circuit_size: expected a fraction above 0 and up to 1, got {}; 0.001 is the "
@@ -136,7 +138,7 @@ int64_t circuit_size(GridShape shape, double fraction) {
 
 template <GridArray Array>
 std::vector<Neuron> top_k(const Array& score, const Array& delta, int64_t k,
-                          const NeuronSet* excluded) {
+                          const NeuronSet* excluded, const GridShape* of_model) {
   using Traits = ArrayTraits<Array>;
   if (!Traits::same_shape(score, delta)) {
     throw_value_error(
@@ -144,7 +146,12 @@ std::vector<Neuron> top_k(const Array& score, const Array& delta, int64_t k,
         "compute both from the same recordings",
         Traits::shape_text(score), Traits::shape_text(delta));
   }
-  const GridShape shape{Traits::rows(score), Traits::columns(score)};
+  const GridShape whole{Traits::rows(score), Traits::columns(score)};
+  const GridShape& shape = of_model ? *of_model : whole;
+  if (shape.layers != whole.layers || shape.width != whole.width) {
+    throw_value_error("top_k: expected scores of a {} grid, got {}; pass those of the model",
+                      shape.text(), Traits::shape_text(score));
+  }
   const std::vector<int64_t> left_out = detail::places_of(shape, excluded);
   const int64_t available = shape.size() - static_cast<int64_t>(left_out.size());
   if (k < 1 || k > available) {
@@ -161,6 +168,7 @@ std::vector<Neuron> top_k(const Array& score, const Array& delta, int64_t k,
   }
   Array strength = Traits::as_row(Traits::magnitude(score));
   Traits::fill(strength, left_out, -1.0);  // below every magnitude
+  Traits::fill(strength, shape.gaps(), -1.0);
   const std::vector<int64_t> places = Traits::to_vector(Traits::top_of_rows(strength, k).columns);
   const std::vector<double> strengths = Traits::values_at(strength, places);
   const std::vector<double> deltas = Traits::values_at(delta, places);

@@ -31,7 +31,7 @@ class Circuit {
   Circuit(GridShape shape, std::vector<Neuron> neurons, Provenance provenance = {},
           std::vector<NeuronId> universal_removed = {});
 
-  [[nodiscard]] GridShape shape() const { return shape_; }
+  [[nodiscard]] const GridShape& shape() const { return shape_; }
 
   /// The neurons, strongest first.
   [[nodiscard]] const std::vector<Neuron>& neurons() const { return neurons_; }
@@ -153,32 +153,42 @@ namespace detail {
 inline void require_same_shape(std::string_view function, const Circuit& a, const Circuit& b) {
   if (a.shape() == b.shape()) return;
   throw_value_error(
-      "{}: expected circuits of one model, got {} x {} and {} x {} (layers x width); "
+      "{}: expected circuits of one model, got {} and {} (layers x width); "
       "find both on the same model",
-      function, a.shape().layers, a.shape().width, b.shape().layers, b.shape().width);
+      function, a.shape().text(), b.shape().text());
 }
 
 }  // namespace detail
 
 inline Circuit::Circuit(GridShape shape, std::vector<Neuron> neurons, Provenance provenance,
                         std::vector<NeuronId> universal_removed)
-    : shape_(shape),
+    : shape_(std::move(shape)),
       neurons_(std::move(neurons)),
       provenance_(std::move(provenance)),
       universal_removed_(std::move(universal_removed)) {
   constexpr int64_t most = std::numeric_limits<int32_t>::max();
-  if (shape.layers < 1 || shape.width < 1 || shape.layers > most || shape.width > most) {
+  if (shape_.layers < 1 || shape_.width < 1 || shape_.layers > most || shape_.width > most) {
     throw_value_error(
         "Circuit: expected between 1 and {} layers and neurons per layer, got {} x "
         "{}; pass the model's layers and width",
-        most, shape.layers, shape.width);
+        most, shape_.layers, shape_.width);
+  }
+  const bool negative = std::any_of(shape_.widths.begin(), shape_.widths.end(),
+                                    [](int64_t width) { return width < 0; });
+  if (negative || (!shape_.widths.empty() && shape_ != GridShape::of(shape_.widths))) {
+    throw_value_error(
+        "Circuit: expected a width for each of {} layers, the largest {}, got {} of them, from {} on; pass "
+        "the model's widths",
+        shape_.layers, shape_.width, shape_.widths.size(),
+        *std::min_element(shape_.widths.begin(), shape_.widths.end()));
   }
   const auto require_inside = [&](NeuronId id) {
-    if (shape.contains(id.layer, id.index)) return;
+    if (shape_.contains(id.layer, id.index)) return;
+    const bool known = id.layer >= 0 && id.layer < shape_.layers;
     throw_index_error(
         "Circuit: expected layers below {} and neurons below {}, got layer {}, "
         "neuron {}; use a circuit found on this model",
-        shape.layers, shape.width, id.layer, id.index);
+        shape_.layers, known ? shape_.width_of(id.layer) : shape_.width, id.layer, id.index);
   };
   places_.reserve(neurons_.size());
   for (const Neuron& neuron : neurons_) {

@@ -1,5 +1,8 @@
 /// A Grid holds one number per neuron of a model: rows are layers, columns are neurons of a layer.
 ///
+/// A row stands for a block of the model, by the block's own number, and is as long as the widest
+/// block's MLP; what lies behind a narrower one's neurons is 0 and stands for none.
+///
 /// The same type holds a batch of one layer: rows are prompts, columns are its neurons. What the
 /// core asks of such an array stands in ArrayTraits, here for Eigen on the host and in
 /// cna/torch/tensor_traits.hpp for tensors on a device: moments, the universal counter and top_k
@@ -28,16 +31,52 @@ using Grid = Eigen::Array<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajo
 /// The number of layers of a model and of neurons in each layer.
 struct GridShape {
   int64_t layers = 0;
-  int64_t width = 0;
+  int64_t width = 0;  ///< of the widest layer
+  /// Of each layer where they differ, 0 for a block without an MLP; empty: all are as wide.
+  std::vector<int64_t> widths = {};
 
-  /// All neurons of the model: layers * width.
-  [[nodiscard]] constexpr int64_t size() const { return layers * width; }
-
-  [[nodiscard]] constexpr bool contains(int64_t layer, int64_t index) const {
-    return layer >= 0 && layer < layers && index >= 0 && index < width;
+  /// The shape of layers of these widths.
+  [[nodiscard]] static GridShape of(std::vector<int64_t> widths) {
+    GridShape out{static_cast<int64_t>(widths.size()), 0};
+    for (const int64_t w : widths) out.width = std::max(out.width, w);
+    const bool even =
+        std::all_of(widths.begin(), widths.end(), [&](int64_t w) { return w == out.width; });
+    if (!even) out.widths = std::move(widths);
+    return out;
   }
 
-  friend constexpr bool operator==(const GridShape&, const GridShape&) = default;
+  /// Neurons of a layer, which must be below `layers`.
+  [[nodiscard]] int64_t width_of(int64_t layer) const {
+    return widths.empty() ? width : widths[static_cast<std::size_t>(layer)];
+  }
+  /// All neurons of the model.
+  [[nodiscard]] int64_t size() const {
+    return widths.empty() ? layers * width
+                          : std::accumulate(widths.begin(), widths.end(), int64_t{0});
+  }
+  /// Entries of a grid: layers * width, as many as neurons where all layers are as wide.
+  [[nodiscard]] int64_t places() const { return layers * width; }
+  /// Where a neuron stands in a flat grid.
+  [[nodiscard]] int64_t place(int64_t layer, int64_t index) const { return layer * width + index; }
+  /// The entries of a flat grid that stand for no neuron.
+  [[nodiscard]] std::vector<int64_t> gaps() const {
+    std::vector<int64_t> out;
+    for (int64_t layer = 0; layer < layers; ++layer)
+      for (int64_t index = width_of(layer); index < width; ++index)
+        out.push_back(place(layer, index));
+    return out;
+  }
+
+  [[nodiscard]] bool contains(int64_t layer, int64_t index) const {
+    return layer >= 0 && layer < layers && index >= 0 && index < width_of(layer);
+  }
+  /// "30 x 1536", or "30 layers of up to 1536".
+  [[nodiscard]] std::string text() const {
+    return fmt::format(fmt::runtime(widths.empty() ? "{} x {}" : "{} layers of up to {}"), layers,
+                       width);
+  }
+
+  friend bool operator==(const GridShape&, const GridShape&) = default;
 };
 
 /// What an array type must offer; arrays also know `+ - *`, division by a double, and copies.

@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "cna/grid.hpp"
+
 namespace cna {
 
 /// Key and value buffers of one layer are [rows, heads, tokens, key_dim or value_dim].
@@ -37,8 +39,7 @@ struct Manifest {
   std::string dtype;                           ///< "float32", "bfloat16" or "float16"
   std::string tap_pattern;                     ///< empty: the default pattern
   std::string unembedding;  ///< path of the unembedding in the archive; empty: not known
-  int64_t layers = 0;
-  int64_t width = 0;
+  GridShape shape;
   int64_t hidden = 0;
   int64_t vocab = 0;
   int64_t max_positions = 0;      ///< longest prompt plus answer, 0 if unbounded
@@ -51,7 +52,7 @@ struct Manifest {
   std::string torch;           ///< version of torch that compiled it
   std::string device;          ///< "cpu" or "cuda"
   std::string cpu_capability;  ///< instructions that it needs, as at::get_cpu_capability names them
-  std::vector<std::string> neuron_sites;  ///< module path of each layer's down projection
+  std::vector<std::string> neuron_sites;  ///< path of each layer's down projection, "" without one
   bool transposed = false;                ///< down projections are [width, hidden], as GPT-2's
   std::string gains;         ///< file of float32 gains [1 or 1 + layers, hidden]: the final norm's,
                              ///< then those behind each MLP; empty: not known

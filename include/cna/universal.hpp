@@ -58,8 +58,8 @@ class BasicUniversalCounter {
   explicit BasicUniversalCounter(GridShape shape, double top_fraction = 0.001)
       : shape_(shape),
         top_(circuit_size(shape, top_fraction)),
-        counts_(Traits::counts_from(std::vector<int64_t>(static_cast<std::size_t>(shape.size())))) {
-  }
+        counts_(Traits::counts_from(
+            std::vector<int64_t>(static_cast<std::size_t>(shape.places())))) {}
 
   /// The same counts in another kind of array.
   template <GridArray Other>
@@ -98,15 +98,15 @@ class BasicUniversalCounter {
   void merge(const BasicUniversalCounter& other) {
     if (shape_ != other.shape_ || top_ != other.top_) {
       throw_value_error(
-          "UniversalCounter::merge: expected the top {} of a {} x {} grid, got the "
-          "top {} of {} x {}; count with the same model and fraction",
-          top_, shape_.layers, shape_.width, other.top_, other.shape_.layers, other.shape_.width);
+          "UniversalCounter::merge: expected the top {} of a {} grid, got the "
+          "top {} of {}; count with the same model and fraction",
+          top_, shape_.text(), other.top_, other.shape_.text());
     }
     counts_ = counts_ + other.counts_;
     prompts_ += other.prompts_;
   }
 
-  [[nodiscard]] GridShape shape() const { return shape_; }
+  [[nodiscard]] const GridShape& shape() const { return shape_; }
 
   /// How many neurons of each prompt count as a hit: max(1, round(top_fraction * layers * width)).
   [[nodiscard]] int64_t top() const { return top_; }
@@ -123,11 +123,10 @@ class BasicUniversalCounter {
     const int64_t least = universal_threshold(prompts_, share, minimum_prompts);
     const std::vector<int64_t> counts = hits();
     std::vector<NeuronId> result;
-    for (int64_t place = 0; place < shape_.size(); ++place) {
-      if (counts[static_cast<std::size_t>(place)] >= least) {
-        result.push_back({static_cast<int32_t>(place / shape_.width),
-                          static_cast<int32_t>(place % shape_.width)});
-      }
+    for (int64_t place = 0; place < shape_.places(); ++place) {
+      const int64_t layer = place / shape_.width, index = place % shape_.width;
+      if (counts[static_cast<std::size_t>(place)] >= least && shape_.contains(layer, index))
+        result.push_back({static_cast<int32_t>(layer), static_cast<int32_t>(index)});
     }
     return result;
   }
@@ -162,13 +161,13 @@ class UniversalCounter : public BasicUniversalCounter<Grid> {
   /// Takes in one prompt: its activations [layers * width], layer by layer. Throws ValueError for
   /// another length, or for a NaN or an infinity.
   void add(std::span<const float> activations) {
-    if (static_cast<int64_t>(activations.size()) != shape().size()) {
+    if (static_cast<int64_t>(activations.size()) != shape().places()) {
       throw_value_error(
           "UniversalCounter::add: expected {} x {} = {} activations, got {}; pass "
           "those of one prompt",
-          shape().layers, shape().width, shape().size(), activations.size());
+          shape().layers, shape().width, shape().places(), activations.size());
     }
-    for (int64_t i = 0; i < shape().size(); ++i) {
+    for (int64_t i = 0; i < shape().places(); ++i) {
       const float value = activations[static_cast<std::size_t>(i)];
       if (!std::isfinite(value)) {
         throw_value_error(

@@ -21,15 +21,32 @@ Provenance provenance_from_dict(const py::dict& values) {
   return circuit_from_json(to_json(Circuit({1, 1}, {}, std::move(out)))).provenance();
 }
 
+/// The shape of layers that differ in width, or of even ones.
+GridShape shape_from(std::pair<int64_t, int64_t> shape,
+                     const std::optional<std::vector<int64_t>>& widths) {
+  const GridShape even{shape.first, shape.second};
+  if (!widths) return even;
+  for (const int64_t width : *widths)
+    if (width < 0)
+      throw_value_error("Circuit: expected widths of 0 or more, got {}; pass the model's", width);
+  GridShape out = GridShape::of(*widths);
+  if (out.layers != even.layers || out.width != even.width)
+    throw_value_error(
+        "Circuit: expected a width for each of {} layers, the largest {}, got {} up to {}; pass "
+        "the model's widths",
+        even.layers, even.width, out.layers, out.width);
+  return out;
+}
+
 std::vector<NeuronId> ids_from(const std::vector<std::pair<int64_t, int64_t>>& pairs,
-                               GridShape shape) {
+                               const GridShape& shape) {
   std::vector<NeuronId> out;
   for (const auto& [layer, index] : pairs) {
     if (!shape.contains(layer, index))
       throw_index_error(
-          "Circuit: expected neurons inside {} x {}, got ({}, {}); use those of this "
+          "Circuit: expected neurons inside {}, got ({}, {}); use those of this "
           "model",
-          shape.layers, shape.width, layer, index);
+          shape.text(), layer, index);
     out.push_back({static_cast<int32_t>(layer), static_cast<int32_t>(index)});
   }
   return out;
@@ -91,16 +108,21 @@ void bind_circuit(py::module_& m) {
                       "Source: arXiv 2605.12290, section 3.")
       .def(py::init([](std::pair<int64_t, int64_t> shape, std::vector<Neuron> neurons,
                        const py::dict& provenance,
-                       const std::vector<std::pair<int64_t, int64_t>>& universal_removed) {
-             const GridShape grid{shape.first, shape.second};
+                       const std::vector<std::pair<int64_t, int64_t>>& universal_removed,
+                       const std::optional<std::vector<int64_t>>& widths) {
+             const GridShape grid = shape_from(shape, widths);
              return Circuit(grid, std::move(neurons), provenance_from_dict(provenance),
                             ids_from(universal_removed, grid));
            }),
            py::arg("shape"), py::arg("neurons"), py::arg("provenance") = py::dict(),
-           py::arg("universal_removed") = std::vector<std::pair<int64_t, int64_t>>())
+           py::arg("universal_removed") = std::vector<std::pair<int64_t, int64_t>>(),
+           py::arg("widths") = py::none())
       .def_property_readonly(
           "shape", [](const Circuit& c) { return std::pair(c.shape().layers, c.shape().width); },
-          "(n_layers, width) of the model.")
+          "(n_layers, width) of the model; width is that of the widest layer.")
+      .def_property_readonly(
+          "widths", [](const Circuit& c) { return widths_of(c.shape()); },
+          "Neurons of each layer of the model, [n_layers]; 0 for a block without an MLP.")
       .def_property_readonly(
           "neurons", [](const Circuit& c) { return c.neurons(); },
           "List of Neuron, by |delta| descending, then layer, then index.")
@@ -153,8 +175,8 @@ void bind_circuit(py::module_& m) {
           "not a circuit.")
       .def("__repr__",
            [](const Circuit& c) {
-             return fmt::format("Circuit({} neurons of {} x {}, {:.0f} % in the last 3 layers)",
-                                c.size(), c.shape().layers, c.shape().width,
+             return fmt::format("Circuit({} neurons of {}, {:.0f} % in the last 3 layers)",
+                                c.size(), c.shape().text(),
                                 100 * c.share_in_last_layers(3));
            })
       .def("_repr_html_",

@@ -13,7 +13,7 @@ ModelInfo info_from(const py::dict& d) {
   ModelInfo info;
   info.id = py::cast<std::string>(d["model_id"]);
   info.weights_hash = py::cast<std::string>(d["weights_hash"]);
-  info.shape = {py::cast<int64_t>(d["n_layers"]), py::cast<int64_t>(d["width"])};
+  info.shape = GridShape::of(py::cast<std::vector<int64_t>>(d["widths"]));
   info.hidden = py::cast<int64_t>(d["hidden_size"]);
   info.vocab = py::cast<int64_t>(d["vocab_size"]);
   info.max_positions = py::cast<int64_t>(d["max_positions"]);
@@ -144,7 +144,12 @@ py::class_<Model> bind_host(py::module_& m) {
       .def_property_readonly(
           "shape",
           [](const Model& s) { return std::pair(s.info().shape.layers, s.info().shape.width); },
-          "(n_layers, width)")
+          "(n_layers, width); width is that of the widest layer")
+      .def_property_readonly(
+          "widths", [](const Model& s) { return widths_of(s.shape()); },
+          "Neurons of each layer, [n_layers]; 0 for a block without an MLP")
+      .def_property_readonly(
+          "n_neurons", [](const Model& s) { return s.shape().size(); }, "Of all layers")
       .def_property_readonly("hidden", [](const Model& s) { return s.info().hidden; })
       .def_property_readonly("vocab", [](const Model& s) { return s.info().vocab; })
       .def_property_readonly("max_positions", [](const Model& s) { return s.info().max_positions; })
@@ -176,6 +181,7 @@ py::class_<Model> bind_host(py::module_& m) {
         py::dict out;
         out["n_layers"] = info.shape.layers;
         out["width"] = info.shape.width;
+        out["widths"] = widths_of(info.shape);
         out["hidden_size"] = info.hidden;
         out["neuron_sites"] = info.neuron_sites;
         out["residual_sites"] = info.residual_sites;

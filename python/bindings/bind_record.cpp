@@ -15,15 +15,15 @@ using Counter = BasicUniversalCounter<at::Tensor>;
 void bind_universal(py::module_& m) {
   py::class_<Counter>(m, "UniversalCounter",
                       "Counts how often each neuron is among a prompt's strongest.")
-      .def(py::init([](std::pair<int64_t, int64_t> shape, double top_fraction) {
-             return Counter({shape.first, shape.second}, top_fraction);
+      .def(py::init([](const std::vector<int64_t>& widths, double top_fraction) {
+             return Counter(GridShape::of(widths), top_fraction);
            }),
-           py::arg("shape"), py::arg("top_fraction") = 0.001)
+           py::arg("widths"), py::arg("top_fraction") = 0.001)
       .def(
           "add",
           [](Counter& c, const at::Tensor& activations) {
             const at::Tensor a = activations.detach().to(at::kFloat);
-            if (a.numel() != c.shape().size())
+            if (a.numel() != c.shape().places())
               throw_value_error(
                   "UniversalCounter.add: expected {} x {} activations, got {}; pass those of one "
                   "prompt",

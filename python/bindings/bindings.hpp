@@ -26,6 +26,12 @@ void bind_generate(py::module_& m, py::class_<Model>& model);  // answers, likel
 
 using Prompts = std::vector<TokenIds>;
 
+/// Neurons of each layer.
+[[nodiscard]] inline std::vector<int64_t> widths_of(const GridShape& shape) {
+  if (!shape.widths.empty()) return shape.widths;
+  return std::vector<int64_t>(static_cast<size_t>(shape.layers), shape.width);
+}
+
 /// "neuron", "mlp_output" or "residual".
 Site site_from(const std::string& name);
 

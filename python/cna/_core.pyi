@@ -103,7 +103,7 @@ class Circuit:
         ...
     def __getstate__(self) -> str:
         ...
-    def __init__(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], neurons: collections.abc.Sequence[Neuron], provenance: dict = {}, universal_removed: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = []) -> None:
+    def __init__(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], neurons: collections.abc.Sequence[Neuron], provenance: dict = {}, universal_removed: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None) -> None:
         ...
     def __iter__(self) -> collections.abc.Iterator:
         ...
@@ -153,12 +153,17 @@ class Circuit:
     @property
     def shape(self) -> tuple[int, int]:
         """
-        (n_layers, width) of the model.
+        (n_layers, width) of the model; width is that of the widest layer.
         """
     @property
     def universal_removed(self) -> list[tuple[int, int]]:
         """
         (layer, index) of the universal neurons kept out of the circuit.
+        """
+    @property
+    def widths(self) -> list[int]:
+        """
+        Neurons of each layer of the model, [n_layers]; 0 for a block without an MLP.
         """
 class Intervention:
     """
@@ -354,12 +359,17 @@ class Model:
     def max_positions(self) -> int:
         ...
     @property
+    def n_neurons(self) -> int:
+        """
+        Of all layers
+        """
+    @property
     def neuron_sites(self) -> list[str]:
         ...
     @property
     def shape(self) -> tuple[int, int]:
         """
-        (n_layers, width)
+        (n_layers, width); width is that of the widest layer
         """
     @property
     def vocab(self) -> int:
@@ -367,11 +377,16 @@ class Model:
     @property
     def weights_hash(self) -> str:
         ...
+    @property
+    def widths(self) -> list[int]:
+        """
+        Neurons of each layer, [n_layers]; 0 for a block without an MLP
+        """
 class UniversalCounter:
     """
     Counts how often each neuron is among a prompt's strongest.
     """
-    def __init__(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], top_fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001) -> None:
+    def __init__(self, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], top_fraction: typing.SupportsFloat | typing.SupportsIndex = 0.001) -> None:
         ...
     def add(self, activations: torch.Tensor) -> None:
         """

@@ -32,8 +32,8 @@ struct Folder {
 TEST_CASE("read_manifest: a whole manifest comes back as written") {
   const Folder folder(kWhole);
   const cna::Manifest manifest = cna::read_manifest(folder.path);
-  CHECK(manifest.layers == 2);
-  CHECK(manifest.width == 8);
+  CHECK(manifest.shape.layers == 2);
+  CHECK(manifest.shape.width == 8);
   CHECK(manifest.cache.size() == 2);
   CHECK(manifest.cache[1].value_dim == 6);
   CHECK(manifest.eos_ids == std::vector<int64_t>{3});

@@ -27,8 +27,8 @@ const std::vector<TokenIds> kPrompts = {{1, 2, 3}, {4}, {5, 6, 7, 8}, {9, 10}, {
 
 TEST_CASE("graft: finds each down projection of a scripted model, in order") {
   const Grafted graph = graft(test::tiny_module(test::TinyWeights(0)));
-  CHECK(graph.layers == test::kLayers);
-  CHECK(graph.width == test::kWidth);
+  CHECK(graph.shape.layers == test::kLayers);
+  CHECK(graph.shape.width == test::kWidth);
   CHECK(graph.hidden == test::kHidden);
   CHECK(graph.residual_sites);
   CHECK(graph.neuron_sites[1] == "layer1.mlp.down_proj");

@@ -142,10 +142,10 @@ namespace detail {
 
 /// Throws ValueError if a chosen neuron has no score: there were fewer than k to choose from.
 template <GridArray Array>
-void require_scores(const std::vector<Neuron>& neurons, const Array& score, GridShape shape,
+void require_scores(const std::vector<Neuron>& neurons, const Array& score, const GridShape& shape,
                     int64_t k) {
   std::vector<int64_t> places;
-  for (const Neuron& n : neurons) places.push_back(int64_t{n.layer} * shape.width + n.index);
+  for (const Neuron& n : neurons) places.push_back(shape.place(n.layer, n.index));
   int64_t scored = 0;
   for (const double value : ArrayTraits<Array>::values_at(score, places)) scored += value != 0.0;
   if (scored < k)
@@ -180,12 +180,12 @@ Circuit select_circuit(const ModelInfo& model, const ContrastOf<Array>& contrast
   const Side side = options.chosen_side();
   const bool narrowed = side == Side::positive || !options.layers.whole(model.shape.layers);
   const Array allowed = narrowed ? restricted(score, side, options.layers) : score;
-  std::vector<Neuron> neurons = top_k(allowed, delta, k, &excluded);
+  std::vector<Neuron> neurons = top_k(allowed, delta, k, &excluded, &model.shape);
   if (narrowed) detail::require_scores(neurons, allowed, model.shape, k);
   // The neurons that the filter kept out: those that would have been taken without it.
   std::vector<NeuronId> removed;
   if (!excluded.empty()) {
-    for (const Neuron& neuron : top_k(allowed, delta, k)) {
+    for (const Neuron& neuron : top_k(allowed, delta, k, nullptr, &model.shape)) {
       if (excluded.contains(neuron.id())) removed.push_back(neuron.id());
     }
   }

@@ -25,19 +25,18 @@ inline constexpr const char* kDownProjection =
 struct Grafted {
   std::shared_ptr<::torch::jit::Graph> forward;  ///< the whole model
   std::shared_ptr<::torch::jit::Graph> record;   ///< ends at the last neuron tap
-  std::vector<std::string> neuron_sites;         ///< module path of each layer's down projection
+  std::vector<std::string> neuron_sites;         ///< path of each layer's down projection, or ""
   std::vector<bool> by_rows;                     ///< its weight is [hidden, width], not the reverse
   bool residual_sites = false;                   ///< every layer's residual stream was found
-  int64_t layers = 0;
-  int64_t width = 0;   ///< neurons per layer
+  GridShape shape;     ///< blocks without an MLP between others have no neurons
   int64_t hidden = 0;  ///< features of the residual stream
   at::ScalarType dtype = at::kFloat;
 };
 
 /// Puts taps into a copy of `module`'s forward graph.
 /// @param pattern  ECMAScript regular expression, searched in the module path of each linear.
-/// @throws ValueError if nothing matches (lists the closest module names), if widths differ
-///         between layers, or if the pattern is not a regular expression.
+/// @throws ValueError if nothing matches (lists the closest module names), if one block holds
+///         several of them, or if the pattern is not a regular expression.
 [[nodiscard]] CNA_API Grafted graft(const ::torch::jit::Module& module,
                                     const std::string& pattern = kDownProjection);
 

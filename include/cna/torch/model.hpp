@@ -29,7 +29,7 @@ class Model {
   }
 
   [[nodiscard]] const ModelInfo& info() const { return host_->info(); }
-  [[nodiscard]] GridShape shape() const { return info().shape; }
+  [[nodiscard]] const GridShape& shape() const { return info().shape; }
   /// Moves the model; device constants of the graph move along. A device without a number is the
   /// calling thread's current one. If it fails, the model stays where it was, whole.
   void to(c10::Device device) {

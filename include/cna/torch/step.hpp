@@ -58,7 +58,7 @@ struct ModelInfo {
   std::vector<CacheShape> cache;  ///< empty: no key/value cache, every step sees whole prompts
   std::vector<c10::Device> cache_devices;  ///< of each layer's cache; empty: all on `device`
   std::vector<int64_t> eos_ids;
-  std::vector<std::string> neuron_sites;  ///< module path of each layer's down projection
+  std::vector<std::string> neuron_sites;  ///< path of each layer's down projection, "" without one
   bool residual_sites = false;            ///< every layer's residual stream was found
   Layouts layouts;                        ///< counts only with a cache: else rows run whole, alone
 
@@ -67,7 +67,7 @@ struct ModelInfo {
   [[nodiscard]] c10::Device cache_device(size_t layer) const {
     return cache_devices.empty() ? device : cache_devices[layer];
   }
-  /// Features of one layer at a site: the width, or that of the residual stream.
+  /// Features at a site: the width of the widest layer, or that of the residual stream.
   [[nodiscard]] int64_t features(Site site) const {
     return site == Site::neuron ? shape.width : hidden;
   }

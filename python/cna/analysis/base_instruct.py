@@ -118,7 +118,7 @@ def base_against_instruct(
         ValueError: models whose grids differ, or what `cna.discover` raises.
     """
     shapes = [(m.n_layers, m.width) for m in (base_model, instruct_model)]
-    if shapes[0] != shapes[1]:
+    if base_model.widths != instruct_model.widths:
         raise ValueError(
             "base_against_instruct: expected two models of one architecture, got "
             f"{shapes[0][0]} x {shapes[0][1]} and {shapes[1][0]} x {shapes[1][1]} (layers x "

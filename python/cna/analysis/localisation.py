@@ -137,7 +137,7 @@ def compare_circuits(a: Circuit, b: Circuit) -> CircuitComparison:
         share_of_left=overlap.shared / overlap.left if overlap.left else 0.0,
         share_of_right=overlap.shared / overlap.right if overlap.right else 0.0,
         jaccard=overlap.jaccard,
-        expected=overlap.left * overlap.right / (a.shape[0] * a.shape[1]),
+        expected=overlap.left * overlap.right / sum(a.widths),
         same_sign=int(agree),
         p_value=overlap.p_value,
         log10_p_value=overlap.log10_p_value,

@@ -24,7 +24,6 @@ from .recordings import (
     Recordings,
     as_array,
     contrasts,
-    excluded_places,
     record_sets,
     top_places,
 )
@@ -76,7 +75,7 @@ class PermutationNull:
         """The k strongest neurons: layer, index, delta, p_value, p_family."""
         width = self.delta.shape[1]
         strength = np.abs(self.delta).ravel()
-        strength[excluded_places(self.excluded, self.delta.shape)] = -1.0
+        strength[np.isnan(self.p_value).ravel()] = -1.0  # left out, or no neuron
         places = top_places(strength, self.k)
         places = places[np.argsort(-strength[places], kind="stable")]
         return pd.DataFrame(
@@ -148,11 +147,11 @@ def permutation_null(
         IndexError: an excluded neuron outside the grid.
     """
     whole_number(n, 1, "n", _CALLER)
-    acts, flags, pairs = _labelled(
+    acts, flags, data = _labelled(
         source, labels, prompts, excluded, universal, chat, batch_size, progress
     )
     shape = (int(acts.shape[1]), int(acts.shape[2]))
-    out = excluded_places(pairs, shape)
+    out = data.left_out()
     size = circuit_size(shape, fraction, k, excluded=len(out), function=_CALLER)
     positive, negative = int(flags.sum()), int((~flags).sum())
     signs = np.where(flags, 1.0 / positive, -1.0 / negative)
@@ -180,7 +179,7 @@ def permutation_null(
         n=n,
         seed=seed,
         labelings=2.0 ** min(positive, 1000) if paired else _labelings(positive, negative),
-        excluded=pairs,
+        excluded=data.excluded,
     )
 
 
@@ -234,8 +233,8 @@ def _labelled(
     chat: bool | None,
     batch_size: int,
     progress: bool,
-) -> tuple[npt.NDArray[Any], Bools, tuple[tuple[int, int], ...]]:
-    """Recordings [n_prompts, n_layers, width], their labels, and the neurons to leave out."""
+) -> tuple[npt.NDArray[Any], Bools, Recordings]:
+    """Recordings [n_prompts, n_layers, width], their labels, and what says which to leave out."""
     if isinstance(source, Recordings):
         if labels is not None:
             raise ValueError(
@@ -258,10 +257,9 @@ def _labelled(
         )
     else:
         acts = as_array(source, _CALLER)
-        pairs = tuple((int(layer), int(index)) for layer, index in excluded)
-        return acts, _labels(labels, len(acts)), pairs
+        return acts, _labels(labels, len(acts)), Recordings(acts, acts, tuple(excluded))
     acts = np.concatenate([data.positive, data.negative])
-    return acts, np.arange(len(acts)) < len(data.positive), data.excluded
+    return acts, np.arange(len(acts)) < len(data.positive), data
 
 
 def _labels(labels: Any, n: int) -> Bools:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 
 from .._core import Circuit, Neuron
-from ..circuits.recording import record
 from ..circuits.universal import UniversalNeurons, universal_filter, universal_neurons
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
@@ -30,11 +29,13 @@ class Recordings:
     Attributes:
         positive, negative: float32 or float64 [n_prompts, n_layers, width].
         excluded: (layer, index) pairs that no circuit may take (the universal neurons).
+        widths: neurons of each layer where they differ; what lies behind them is 0. None: all `width`.
     """
 
     positive: npt.NDArray[Any]
     negative: npt.NDArray[Any]
     excluded: tuple[tuple[int, int], ...] = ()
+    widths: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("positive", "negative"):
@@ -46,13 +47,41 @@ class Recordings:
                 f"{list(self.positive.shape)} and {list(self.negative.shape)}; record again"
             )
         pairs = tuple((int(layer), int(index)) for layer, index in self.excluded)
-        excluded_places(pairs, self.shape)
         object.__setattr__(self, "excluded", pairs)
+        widths = self.widths_or_even
+        if len(widths) != self.shape[0] or max(widths) > self.shape[1]:
+            raise ValueError(
+                f"Recordings: expected a width up to {self.shape[1]} for each of {self.shape[0]} "
+                f"layers, got {list(widths)}; pass the model's"
+            )
+        excluded_places(pairs, self.shape)
+        for layer, index in pairs:
+            if index >= widths[layer]:
+                raise IndexError(
+                    f"Recordings: expected neurons below {widths[layer]} in layer {layer}, got {index}; "
+                    "use those of this model"
+                )
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n_layers, width)."""
         return int(self.positive.shape[1]), int(self.positive.shape[2])
+
+    @property
+    def widths_or_even(self) -> tuple[int, ...]:
+        """Neurons of each layer, [n_layers]."""
+        return self.widths or (self.shape[1],) * self.shape[0]
+
+    @property
+    def n_neurons(self) -> int:
+        """Of all layers."""
+        return sum(self.widths_or_even)
+
+    def left_out(self) -> Ints:
+        """Flat places of a grid that no circuit may take: excluded neurons, and what is no neuron."""
+        inside = np.arange(self.shape[1]) < np.asarray(self.widths_or_even)[:, None]
+        gaps = np.flatnonzero(~inside.reshape(-1))
+        return np.union1d(excluded_places(self.excluded, self.shape), gaps).astype(np.int64)
 
     def __repr__(self) -> str:
         layers, width = self.shape
@@ -98,13 +127,15 @@ def record_sets(
         ValueError: bad prompts or `universal`.
     """
     left, right = model.tokenize(positive, chat), model.tokenize(negative, chat)
-    acts = record(model, left + right, chat=chat, batch_size=batch_size, progress=progress).numpy()
+    both = model.record(left + right, chat=chat, batch_size=batch_size, progress=progress)
+    acts = both.numpy()
     removed = universal_filter(
         universal,
         lambda: universal_neurons(model, chat=chat, batch_size=batch_size, progress=progress),
         "record_sets",
     )
-    return Recordings(acts[: len(left)], acts[len(left) :], removed.neurons if removed else ())
+    out = removed.neurons if removed else ()
+    return Recordings(acts[: len(left)], acts[len(left) :], out, tuple(model.widths))
 
 
 def gather(
@@ -173,8 +204,9 @@ def top_places(strength: Floats, k: int) -> Ints:
 
 
 def make_circuit(
-    delta: Floats, places: Ints, shape: tuple[int, int], provenance: dict[str, Any]
+    delta: Floats, places: Ints, widths: tuple[int, ...], provenance: dict[str, Any]
 ) -> Circuit:
-    """The circuit of flat places with their entries of `delta` [neurons]."""
-    neurons = [Neuron(int(p // shape[1]), int(p % shape[1]), float(delta[p])) for p in places]
-    return Circuit(shape, neurons, provenance)
+    """The circuit of flat places of a grid with their entries of `delta`; `widths` [n_layers]."""
+    width = max(widths)
+    neurons = [Neuron(int(p // width), int(p % width), float(delta[p])) for p in places]
+    return Circuit((len(widths), width), neurons, provenance, widths=list(widths))

@@ -165,7 +165,7 @@ def rate_reduction(
             )
         if not unsteered:
             unsteered.append(turned())
-        part = Circuit(ranking.shape, ranking.neurons[:k])
+        part = Circuit(ranking.shape, ranking.neurons[:k], widths=ranking.widths)
         with model.steer(part, multiplier=multiplier):
             return turned() - unsteered[0]
 

@@ -21,7 +21,6 @@ from .recordings import (
     Ints,
     Recordings,
     contrasts,
-    excluded_places,
     gather,
     make_circuit,
     top_places,
@@ -84,9 +83,10 @@ class Stability:
     def core(self, share: float = 0.8) -> Circuit:
         """The neurons that at least `share` of the bootstrap circuits have."""
         kept = [n for n, f in zip(self.circuit.neurons, self.frequency, strict=True) if f >= share]
-        return Circuit(self.circuit.shape, kept, self.circuit.provenance).with_provenance(
-            stability_share=share
-        )
+        circuit = self.circuit
+        return Circuit(
+            circuit.shape, kept, circuit.provenance, widths=circuit.widths
+        ).with_provenance(stability_share=share)
 
     def __repr__(self) -> str:
         low, middle, high = self.half_interval
@@ -167,9 +167,9 @@ def stability(
             f"stability: expected as many positive as negative prompts with paired=True, got {n} and "
             f"{m}; pair them, or leave it out"
         )
-    excluded = excluded_places(data.excluded, data.shape)
-    neurons = data.shape[0] * data.shape[1]
-    size = circuit_size(data.shape, fraction, k, excluded=len(excluded), function="stability")
+    excluded = data.left_out()
+    neurons = data.n_neurons
+    size = circuit_size(neurons, fraction, k, excluded=len(data.excluded), function="stability")
     acts = np.concatenate([data.positive, data.negative])
     rng = np.random.default_rng(seed)
 
@@ -183,7 +183,7 @@ def stability(
     circuit = make_circuit(
         delta,
         select(delta),
-        data.shape,
+        data.widths_or_even,
         {"method": "mean_difference", "k": size, "n_positive": n, "n_negative": m, "seed": seed},
     )
     order = np.asarray([x.layer * data.shape[1] + x.index for x in circuit.neurons], dtype=np.int64)

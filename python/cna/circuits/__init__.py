@@ -7,7 +7,7 @@ from .discovery import discover
 from .gate import fit_gate
 from .operation import Operation, mean_activations
 from .random_control import random_like
-from .recording import record
+from .recording import by_layer, record
 from .universal import UniversalNeurons, universal_neurons
 from .vectors import SteeringVector, caa, caa_mlp, mean_difference
 
@@ -15,6 +15,7 @@ __all__ = [
     "Operation",
     "SteeringVector",
     "UniversalNeurons",
+    "by_layer",
     "caa",
     "caa_mlp",
     "contributions",

@@ -43,7 +43,7 @@ def discover(
     arXiv 2605.12290), at the last token, means in float64, all layers ranked together.
 
     Args:
-        fraction: of all n_layers * width neurons; k = max(1, round(fraction * n_layers * width)).
+        fraction: of all neurons; k = max(1, round(fraction * n_neurons)).
         k: number of neurons instead of a fraction.
         universal: neurons removed before the top k is taken, so the circuit keeps its size:
             "default" counts them on built-in prompts, None removes none, or pass the result of
@@ -71,8 +71,7 @@ def discover(
     Of prompts as token ids, universal neurons are counted on chat prompts where the ids begin and
     end as the chat template writes them, else on raw text. Warns where all deltas are at rounding.
     """
-    shape = model.n_layers, model.width
-    circuit_size(shape, fraction, k)
+    circuit_size(model.n_neurons, fraction, k)
     require_ranking(ranking, known=ALL_RANKINGS)
     how: dict[str, Any] = {
         "ranking": ranking,

@@ -134,7 +134,7 @@ def layers_by_ranking(
             no error: its contributions are None.
     """
     function = "layers_by_ranking"
-    circuit_size((model.n_layers, model.width), fraction, k, function=function)
+    circuit_size(model.n_neurons, fraction, k, function=function)
     sets = two_sets(model, positive, negative, chat, function)
     removed = universal_filter(
         universal,
@@ -245,5 +245,5 @@ def _largest(
         allowed[place] = 0.0
     k = min(k, int(allowed.count_nonzero()))
     if k == 0:
-        return _core.Circuit((score.shape[0], score.shape[1]), [])
+        return _core.Circuit((model.n_layers, model.width), [], widths=model.widths)
     return model.core.select(*moments, score, k=k, universal=left_out, **how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..hosts.model import Model
@@ -26,12 +27,14 @@ def record(
         share_prefix: compute the tokens that all prompts begin with once. The numbers agree to
             about 1e-6; with False and batch_size=1 they equal plain forward passes bit for bit.
     Returns:
-        float32 [n_prompts, n_layers, width] (or hidden_size for the other sites), on the CPU.
+        float32 [n_prompts, n_layers, width] (or hidden_size for the other sites), on the CPU. Where
+        layers differ in width, neurons come as [n_prompts, n_neurons], layer by layer: `by_layer`
+        shows them apart.
     Raises:
         ValueError: empty, unequal-typed or over-long prompts.
         RuntimeError: NaN or infinity (names prompt and layer).
     """
-    return model.record(
+    grid = model.record(
         prompts,
         site=site,
         chat=chat,
@@ -39,3 +42,20 @@ def record(
         share_prefix=share_prefix,
         progress=progress,
     )
+    if site != "neuron" or len(set(model.widths)) == 1:
+        return grid
+    return torch.cat([grid[:, i, :width] for i, width in enumerate(model.widths)], 1)
+
+
+def by_layer(model: Model, recorded: Tensor) -> list[Tensor]:
+    """What `record` gave of the neurons, as one view [n_prompts, width] for each layer.
+
+    Raises:
+        ValueError: recordings of another number of neurons.
+    """
+    if recorded.dim() < 2 or recorded[0].numel() != model.n_neurons:
+        raise ValueError(
+            f"by_layer: expected recordings of {model.n_neurons} neurons, got {list(recorded.shape)}; "
+            "record them on this model"
+        )
+    return list(recorded.reshape(len(recorded), -1).split(model.widths, 1))

@@ -6,17 +6,17 @@ from ..base.checks import is_whole
 
 
 def circuit_size(
-    shape: tuple[int, int],
+    shape: tuple[int, int] | int,
     fraction: float = 0.001,
     k: int | None = None,
     *,
     excluded: int = 0,
     function: str = "discover",
 ) -> int:
-    """`k`, or max(1, round(fraction * n_layers * width)) where it is None.
+    """`k`, or max(1, round(fraction * neurons)) where it is None.
 
     Args:
-        shape: (n_layers, width).
+        shape: (n_layers, width), or the number of neurons where layers differ in width.
         excluded: neurons that no circuit may take.
         function: whose arguments these are, for messages.
     Raises:
@@ -27,7 +27,7 @@ def circuit_size(
             f"{function}: expected a fraction above 0 and up to 1, got {fraction}; 0.001 is the "
             "paper's"
         )
-    neurons = shape[0] * shape[1]
+    neurons = shape if isinstance(shape, int) else shape[0] * shape[1]
     size = max(1, round(fraction * neurons)) if k is None else k
     if not is_whole(size) or not 1 <= size <= neurons - excluded:
         raise ValueError(

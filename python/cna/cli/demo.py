@@ -100,7 +100,7 @@ def run_part(
     print(f"\n1. Discover the circuit of '{task.name}' from {len(task.positive)} prompt pairs")
     circuit = discover(model, task.positive, task.negative, universal=universal)
     print(
-        f"   {len(circuit)} of {model.n_layers * model.width} neurons; "
+        f"   {len(circuit)} of {model.n_neurons} neurons; "
         f"{len(circuit.universal_removed)} universal ones kept out"
     )
     print("\n".join(layer_lines(circuit)))

@@ -69,7 +69,7 @@ def _beyond_the_window(hf_model: Any) -> list[list[int]]:
 
 def zero_neurons(p: Patient) -> Check:
     name = "no neurons change nothing"
-    empty = _core.Circuit((p.model.n_layers, p.model.width), [])
+    empty = _core.Circuit((p.model.n_layers, p.model.width), [], widths=p.model.widths)
     same = torch.equal(
         p.logits(_core.Intervention.scale(empty, [0.0]), batch_rows=1, share_prefix=False),
         p.alone(),
@@ -80,10 +80,13 @@ def zero_neurons(p: Patient) -> Check:
 
 def multiplier_one(p: Patient) -> Check:
     name = "multiplier 1 is the model"
-    layers, width = p.model.n_layers, p.model.width
-    each = max(1, width // 8)
-    places = [_core.Neuron(i, j * (width // each), 1.0) for i in range(layers) for j in range(each)]
-    circuit = _core.Circuit((layers, width), places)
+    places = [
+        _core.Neuron(layer, index, 1.0)
+        for layer, width in enumerate(p.model.widths)
+        for index in range(0, width, 8)
+    ]
+    shape = p.model.n_layers, p.model.width
+    circuit = _core.Circuit(shape, places, widths=p.model.widths)
     same = torch.equal(
         p.logits(_core.Intervention.scale(circuit, [1.0]), batch_rows=1, share_prefix=False),
         p.alone(),

@@ -46,7 +46,8 @@ def about_model(model: Model) -> dict[str, Any]:
 
 def fingerprint_parts(model: Model) -> list[Any]:
     """What numbers of a model depend on beside the prompts: weights, grid, dtype, versions."""
-    shape = [model.n_layers, model.width]
+    even = len(set(model.widths)) == 1
+    shape = [model.n_layers, model.width] if even else model.widths
     dtype = str(model.dtype).removeprefix("torch.")
     made = _manifest(model).get("made_with")
     return [model.identity, shape, dtype, host_of(model), versions(), made]

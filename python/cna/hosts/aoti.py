@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..base.errors import first_line
 from ..base.files import file_sha256
 from .readout import Readout
-from .sites import layer_above
+from .sites import layer_above, layer_numbers
 from .step import CausalStep
 from .windows import Masks
 
@@ -34,12 +34,14 @@ SITES = ("neuron", "mlp_output", "residual")  # as cna::Site counts them
 def tapped(hf_model: Any, downs: list[tuple[str, nn.Module]]) -> Iterator[None]:
     """Puts `cna::tap_` on every site of the model; taken off on exit."""
 
+    numbers = layer_numbers([name for name, _ in downs], "export")
+
     def tap(x: Tensor, site: str, layer: int) -> None:
         if x.dim() != 3:
             raise ValueError(
                 f"{site} activations of {x.dim()} dimensions instead of rows, tokens and features"
             )
-        torch.ops.cna.tap_(x, SITES.index(site) * len(downs) + layer)
+        torch.ops.cna.tap_(x, SITES.index(site) * (numbers[-1] + 1) + layer)
 
     def before(layer: int) -> Any:
         return lambda _, args: tap(args[0], "neuron", layer)
@@ -48,7 +50,7 @@ def tapped(hf_model: Any, downs: list[tuple[str, nn.Module]]) -> Iterator[None]:
         return lambda _, __, out: tap(out if isinstance(out, Tensor) else out[0], site, layer)
 
     hooks = []
-    for layer, (name, down) in enumerate(downs):
+    for layer, (name, down) in zip(numbers, downs, strict=True):
         block = layer_above(hf_model, name)
         hooks.append(down.register_forward_pre_hook(before(layer)))
         hooks.append(down.register_forward_hook(after("mlp_output", layer)))
@@ -107,12 +109,15 @@ def write_gains(folder: Path, readout: Readout) -> dict[str, Any]:
     Returns what the manifest says of them.
     """
     _, gain, centred = readout.parts()
-    weights = [readout.write(layer) for layer in range(len(readout.downs))]
-    rows = [gain, *(post for _, post in weights if post is not None)]
+    posts = readout.post_gains()
+    rows = [gain, *(() if posts is None else posts)]
     file = folder / GAINS
     file.write_bytes(torch.stack([r.float().cpu() for r in rows]).numpy().tobytes())
-    down: Any = readout.downs[0]
-    transposed = tuple(down.weight.shape) != tuple(weights[0][0].shape) or hasattr(down, "nx")
+    layer, first = next(iter(readout.downs.items()))
+    down: Any = first
+    transposed = tuple(down.weight.shape) != tuple(readout.write(layer)[0].shape) or hasattr(
+        down, "nx"
+    )
     return {
         "file": GAINS,
         "sha256": file_sha256(file),

@@ -39,7 +39,7 @@ from .generation_settings import generation_settings
 from .hf_model import check_exportable, eos_ids, max_positions
 from .plain import evaluating
 from .readout import readout_of
-from .sites import layer_width, require_numbered, running_sites
+from .sites import layer_widths, running_sites, sites_of
 from .source import template_sha256
 from .step import quiet_transformers
 from .weights import weights_hash
@@ -97,6 +97,12 @@ class _Step:
         require_equal(self.hf_model, self.masks, compiled, self.inputs, what)
 
 
+def _grid(widths: list[int]) -> dict[str, Any]:
+    """What the manifest says of the layers; each one's width only where they differ."""
+    about: dict[str, Any] = {"n_layers": len(widths), "width": max(widths)}
+    return about if len(set(widths)) == 1 else about | {"widths": widths}
+
+
 def _write_torchscript(step: _Step, folder: Path, pattern: str) -> tuple[dict[str, Any], Any]:
     archive = folder / torchscript.ARCHIVE
     readout = readout_of(step.hf_model, step.downs)
@@ -111,8 +117,7 @@ def _write_torchscript(step: _Step, folder: Path, pattern: str) -> tuple[dict[st
             f"export: expected down projections that are linear layers in the graph, got: "
             f"{first_line(error)}; {LIVE}"
         ) from None
-    require_numbered(sites["neuron_sites"], "export")
-    about = {k: sites[k] for k in ("n_layers", "width", "hidden_size")}
+    about = {"hidden_size": sites["hidden_size"], **_grid(sites["widths"])}
     unembedding = "" if readout is None else f"model.{readout.head_name}.weight"
     return about | {"archive": archive.name, "unembedding": unembedding}, traced
 
@@ -125,10 +130,9 @@ def _write_aoti(step: _Step, folder: Path, pattern: str) -> tuple[dict[str, Any]
     step.require_equal(guarded(compiled), "compiled")
     about = {
         "archive": archive.name,
-        "n_layers": len(step.downs),
-        "width": layer_width(step.downs, "export"),
+        **_grid(layer_widths(step.downs, "export")),
         "hidden_size": int(hf_model.config.get_text_config().hidden_size),
-        "neuron_sites": [name for name, _ in step.downs],
+        "neuron_sites": sites_of(step.downs),
         "device": hf_model.device.type,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda_capability": cuda_capability(hf_model.device),

@@ -15,7 +15,7 @@ from .. import _core
 from ..base.errors import first_line
 from . import windows
 from .hf_model import buffers_like, key_value_layers
-from .layouts import Layouts, choose_masks, layouts_of, settle
+from .layouts import Layouts, choose_masks, layouts_of, settle, with_mlps
 from .plain import Plain, close
 from .step import CausalStep
 from .windows import Masks
@@ -124,7 +124,7 @@ def _same_residual(core: _core.Model, plain: Plain) -> bool:
     expected = torch.stack(plain.residual)
     if not bool(expected.isfinite().all()):  # nothing to compare, see runs_agree
         return True
-    got = core.record(plain.prompts, "residual", share_prefix=False)
+    got = with_mlps(core, core.record(plain.prompts, "residual", share_prefix=False))
     return close(got, expected, plain.limit)
 
 

@@ -147,6 +147,11 @@ def plain_passes(hf_model: Any, downs: Any = (), blocks: Any = ()) -> Plain:
     return Plain(hf_model, probes(hf_model, longest), downs, blocks)
 
 
+def with_mlps(core: _core.Model, recorded: Tensor) -> Tensor:
+    """Of recordings [prompts, layers, features], the layers that have an MLP."""
+    return recorded[:, [layer for layer, width in enumerate(core.widths) if width]]
+
+
 # --- a whole host against plain passes --------------------------------------------------------------
 
 
@@ -163,7 +168,7 @@ def runs_agree(core: _core.Model, plain: Plain, rows: Sequence[int], share_prefi
         ),
         (
             [plain.neurons[row] for row in rows] if plain.neurons else [],
-            lambda: core.record(prompts, "neuron", share_prefix=share_prefix),
+            lambda: with_mlps(core, core.record(prompts, "neuron", share_prefix=share_prefix)),
         ),
     ]
     for expected, run in parts:

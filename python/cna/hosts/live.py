@@ -8,7 +8,6 @@ hooks call the same C++ taps, so recordings and steering follow the same rules.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import threading
 import weakref
 from typing import Any
@@ -27,7 +26,16 @@ from .placement import input_device, is_dtensor, ranks, require_movable, safe_ha
 from .plain import Plain, evaluating
 from .readout import readout_of
 from .shard import Shard, shard_of
-from .sites import down_projections, layer_above, layer_width, running_sites
+from .sites import (
+    blocks_of,
+    down_projections,
+    layer_numbers,
+    layer_widths,
+    neurons_of,
+    running_sites,
+    sites_of,
+)
+from .weights import weights_mark
 
 
 class _Pass(threading.local):
@@ -44,21 +52,21 @@ class _LiveStep:
         self, hf_model: Any, downs: list[tuple[str, nn.Module]], step: Any, residual: bool
     ) -> None:
         self.hf_model = hf_model
-        self.width = width = layer_width(downs)
+        self.widths = layer_widths(downs)
         self.step = step
         self.downs = downs
         self.hidden = int(hf_model.config.get_text_config().hidden_size)
-        shards = [shard_of(name, module, width) for name, module in downs]
+        layers = layer_numbers([name for name, _ in downs])
         self.under_way = _Pass()
         self.hooks: list[Any] = []
-        for layer, (name, module) in enumerate(downs):
-            block = layer_above(hf_model, name)
+        for layer, (name, module) in zip(layers, downs, strict=True):
+            shard = shard_of(name, module, self.widths[layer])
             self.hooks += [
-                module.register_forward_pre_hook(self._before(layer, shards[layer])),
+                module.register_forward_pre_hook(self._before(layer, shard)),
                 module.register_forward_hook(self._after("mlp_output", layer)),
             ]
-            if residual:
-                self.hooks.append(block.register_forward_hook(self._after("residual", layer)))
+        for layer, block in enumerate(blocks_of(hf_model, downs) if residual else []):
+            self.hooks.append(block.register_forward_hook(self._after("residual", layer)))
 
     def leave(self) -> None:
         """Takes the hooks off the module."""
@@ -71,7 +79,7 @@ class _LiveStep:
             return self._tap_part(x, site, layer, shard)
         taps, rows, tokens = self.under_way.taps, self.under_way.rows, self.under_way.tokens
         assert taps is not None
-        features = self.width if site == "neuron" else self.hidden
+        features = self.widths[layer] if site == "neuron" else self.hidden
         if shard is not None and x.shape[-1] == shard.size:
             features = shard.size
         else:
@@ -176,15 +184,15 @@ def live(
             step: slow, but right for every model, and past the original length of "longrope" models.
         system, template_kwargs: of the chat template, see `load`.
     Raises:
-        ValueError: encoder-decoder or mixture-of-experts models, no down projection, blocks without
-            an MLP between others, or weights that are split in a way that is not known.
+        ValueError: encoder-decoder or mixture-of-experts models, no down projection, two in one
+            block, or weights that are split in a way that is not known.
         RuntimeError: a down projection that gets other activations than its weights say.
     """
     check_exportable(hf_model, "live")
     if ranks(hf_model) > 1:  # before a pass: a split that is not known may not even run
         split = down_projections(hf_model, pattern)
         for name, module in split:
-            shard_of(name, module, layer_width(split))
+            shard_of(name, module, neurons_of(name, module))
     with evaluating(hf_model):
         downs, plain = running_sites(hf_model, pattern, "live")
         _require_whole_logits(hf_model, plain)
@@ -199,7 +207,7 @@ def live(
     model = Model(core, tokenizer, system=system, template_kwargs=template_kwargs)
     model.generation_settings = generation_settings(hf_model)
     model.ranks = ranks(hf_model)
-    model.weights_mark = _weights_mark(hf_model)
+    model.weights_mark = "" if ranks(hf_model) > 1 else weights_mark(hf_model)
     weakref.finalize(model.core, step.leave)
     return model
 
@@ -222,14 +230,13 @@ def _about(
     return {
         "model_id": model_id or config.name_or_path or type(hf_model).__name__,
         "weights_hash": _weights_hash(hf_model),
-        "n_layers": len(downs),
-        "width": layer_width(downs),
+        "widths": layer_widths(downs),
         "hidden_size": int(config.get_text_config().hidden_size),
         "vocab_size": int(config.get_text_config().vocab_size),
         "dtype": hf_model.dtype,
         "device": str(input_device(hf_model)),
         "eos_token_ids": eos_ids(hf_model),
-        "neuron_sites": [name for name, _ in downs],
+        "neuron_sites": sites_of(downs),
     }
 
 
@@ -262,26 +269,6 @@ def _open(step: _LiveStep, about: dict[str, Any], plain: Plain, found: Layouts) 
             "run as it is; a model whose numbers change from pass to pass cannot be steered"
         )
     return core
-
-
-def _weights_mark(hf_model: Any) -> str:
-    """Tells apart models of one commit: the quantiser's settings, and some numbers of each tensor.
-
-    Cheap where hashing a large model is not; an edited or merged weight shows. The same in every
-    process of a tensor-parallel model, which has no mark: its parts would differ.
-    """
-    if ranks(hf_model) > 1:
-        return ""
-    config = getattr(getattr(hf_model, "hf_quantizer", None), "quantization_config", None)
-    digest = hashlib.sha256(repr(config.to_dict() if config else None).encode())
-    for name, tensor in sorted(hf_model.state_dict().items()):
-        # A quantiser's own kind of tensor has no plain numbers, a weight on the meta device none.
-        if type(tensor) is not Tensor or tensor.device.type == "meta":
-            continue
-        flat = tensor.reshape(-1)
-        some = flat[:: max(1, flat.numel() // 64)].cpu().contiguous()
-        digest.update(name.encode() + some.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _weights_hash(hf_model: Any) -> str:

@@ -16,7 +16,6 @@ from .export import require_format
 from .export_cache import cache_folder, export_cached
 from .hugging_face import load_hf, smollm2_source
 from .model import Model
-from .sites import require_numbered
 
 __all__ = ["cache_folder", "export_cached", "load", "load_hf", "open_export", "smollm2_source"]
 
@@ -76,7 +75,6 @@ def load(
         )
     if path.is_file():
         bare = _core.Model.load(path, pattern, str(device))
-        require_numbered(bare.neuron_sites, "load")
         return Model(bare, None, path)
     text = os.fspath(name)
     like_path = text.startswith((".", "/", "~")) or text.endswith((".pt", ".pt2"))
@@ -145,7 +143,6 @@ def open_export(
         )
     # hashlib is several times faster than the C++ check.
     core = _core.Model.load(path, pattern, str(device), verify=False)
-    require_numbered(core.neuron_sites, "load")
     tokenizer = None
     if manifest.get("tokenizer"):
         from transformers import AutoTokenizer

@@ -29,7 +29,8 @@ class Model:
     asyncio task that entered it.
 
     Attributes:
-        n_layers, width: the grid of neurons; `width` is the MLP's hidden size.
+        n_layers, width: the grid of neurons; `width` is the MLP's hidden size, of the widest layer.
+        widths, n_neurons: neurons of each layer (0 for a block without an MLP), and of all.
         hidden_size: features of the residual stream.
         tokenizer: the Hugging Face tokenizer, or None for a bare TorchScript file.
         system: the system message of every chat prompt that has none of its own, or None.
@@ -55,6 +56,7 @@ class Model:
         self.template_kwargs = dict(template_kwargs or {})
         self.generation_settings = dict(generation or {})
         self.n_layers, self.width = core.shape
+        self.widths, self.n_neurons = core.widths, core.n_neurons
         self.hidden_size = core.hidden
         self.vocab_size = core.vocab
         self.model_id: str = core.id
@@ -182,8 +184,7 @@ class Model:
 
     def _as_intervention(self, what: Any, multiplier: float | Sequence[float]) -> active.Entry:
         def check(circuit: _core.Circuit) -> None:
-            shape = self.n_layers, self.width
-            require_own_circuit(circuit, shape, self.core.weights_hash, self.dtype)
+            require_own_circuit(circuit, self.widths, self.core.weights_hash, self.dtype)
 
         return active.entry_of(what, multiplier, check)
 

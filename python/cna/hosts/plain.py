@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .placement import input_device, is_dtensor, ranks
@@ -88,9 +89,9 @@ class Plain:
     Attributes:
         prompts: their token ids.
         logits: of each prompt's last `keep` tokens, [keep, vocab].
-        neurons: what entered each layer's down projection at the last token, [layers, width] each;
-            empty where processes share the model, none of which sees them whole.
-        residual: what left each block there, [layers, hidden] each; likewise.
+        neurons: what entered each down projection at the last token, [MLPs, width of the widest] each,
+            0 behind narrower ones; empty where processes share the model, none of which sees them whole.
+        residual: what left the block of each there, [MLPs, hidden] each; likewise.
         streams: whether every block's first output is one stream of the prompt, [tokens, hidden].
         calls: how often each down projection ran in the first prompt, by name.
         limit: relative difference within which a host agrees.
@@ -148,7 +149,9 @@ class Plain:
                     out = hf_model(input_ids=tokens, return_dict=True, **few)
                 self.logits.append(whole(out.logits)[0, -keep:].float().cpu())
                 rows = [seen[name] for name, _ in downs if name in seen]
-                self.neurons += [torch.stack(rows)] if _even(rows) else []
+                widest = max((len(row) for row in rows), default=0)
+                padded = [F.pad(row, (0, widest - len(row))) for row in rows]
+                self.neurons += [torch.stack(padded)] if padded else []
                 rows = [left[i] for i, (n, _) in enumerate(downs) if self.calls[n] and i in left]
                 self.residual += [torch.stack(rows)] if _even(rows) else []
         finally:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .placement import input_device, is_dtensor
-from .sites import layer_above
+from .sites import layer_above, layer_numbers
 
 PROBE = (5, 3, 7)  # token ids
 
@@ -25,17 +25,26 @@ class Readout:
     head: of the language model; norm: the final one; post_norms: behind each layer's MLP, or none.
     """
 
-    downs: list[nn.Module]
+    downs: dict[int, nn.Module]  # by layer
     head: nn.Module
     head_name: str
     norm: nn.Module
-    post_norms: list[nn.Module]
+    post_norms: dict[int, nn.Module]
 
     def write(self, layer: int) -> tuple[Tensor, Tensor | None]:
         """(weight [hidden, width], gain of the norm behind the MLP [hidden] or None)."""
-        norm = self.post_norms[layer] if self.post_norms else None
+        norm = self.post_norms.get(layer)
         weight = write_weight(self.downs[layer])
         return weight, None if norm is None else norm_gain(norm, weight.shape[0])[0]
+
+    def post_gains(self) -> Tensor | None:
+        """Gains of the norms behind the MLPs, [layers, hidden], 0 without an MLP; None: no norms."""
+        if not self.post_norms:
+            return None
+        known = {layer: self.write(layer)[1] for layer in self.downs}
+        none = torch.zeros_like(next(gain for gain in known.values() if gain is not None))
+        rows = [known.get(layer) for layer in range(max(known) + 1)]
+        return torch.stack([none if row is None else row for row in rows])
 
     def parts(self) -> tuple[Tensor, Tensor, bool]:
         """(unembedding [vocab, hidden], gain of the final norm, whether that takes the mean off)."""
@@ -53,14 +62,15 @@ def readout_of(hf_model: Any, downs: list[tuple[str, nn.Module]]) -> Readout | N
     hidden = weight.shape[1]
     followers = _followers(hf_model, downs, head, hidden)
     norm = followers.get(None)
-    posts = [followers.get(layer) for layer in range(len(downs))]
-    found = [post for post in posts if post is not None]
-    if norm is None or len(found) not in (0, len(downs)):
+    posts = {layer: post for layer, post in followers.items() if layer is not None}
+    if norm is None or len(posts) not in (0, len(downs)):
         return None
-    if any(norm_gain(post, hidden)[1] for post in found[:1]):
+    if any(norm_gain(post, hidden)[1] for post in list(posts.values())[:1]):
         return None  # a norm that takes the mean off is not linear in one scale
     name = next(name for name, module in hf_model.named_modules() if module is head)
-    return Readout([m for _, m in downs], head, name, norm, found)
+    layers = layer_numbers([name for name, _ in downs])
+    modules = {n: module for n, (_, module) in zip(layers, downs, strict=True)}
+    return Readout(modules, head, name, norm, posts)
 
 
 def whole(weight: Any) -> Tensor:
@@ -121,7 +131,8 @@ def _followers(
     found: dict[int | None, nn.Module] = {}
     last: dict[int, tuple[nn.Module, int]] = {}  # what each norm gave, by where its numbers lie
     outputs: dict[int, int] = {}  # layer by where its MLP's output lies
-    blocks = {layer: layer_above(hf_model, name) for layer, (name, _) in enumerate(downs)}
+    layers = layer_numbers([name for name, _ in downs])
+    blocks = {n: layer_above(hf_model, name) for n, (name, _) in zip(layers, downs, strict=True)}
 
     def is_norm(module: nn.Module) -> bool:
         sizes = [tuple(p.shape) for p in module.parameters(recurse=False)]
@@ -141,7 +152,7 @@ def _followers(
 
     hooks = [head.register_forward_pre_hook(before_head)]
     hooks += [m.register_forward_hook(after_norm) for m in hf_model.modules() if is_norm(m)]
-    for layer, (_, down) in enumerate(downs):
+    for layer, (_, down) in zip(layers, downs, strict=True):
 
         def after_down(_: nn.Module, __: Any, out: Any, layer: int = layer) -> None:
             outputs[_local(out).data_ptr()] = layer

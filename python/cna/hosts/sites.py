@@ -42,7 +42,7 @@ def down_projections(
     return found
 
 
-def _input_width(name: str, module: nn.Module, function: str) -> int:
+def neurons_of(name: str, module: nn.Module, function: str = "live") -> int:
     """Features that a linear layer takes, whatever class or quantisation it has."""
     for attribute in ("in_features", "nx"):  # GPT-2's Conv1D calls it nx
         if hasattr(module, attribute):
@@ -53,38 +53,60 @@ def _input_width(name: str, module: nn.Module, function: str) -> int:
     )
 
 
-def layer_width(downs: list[tuple[str, nn.Module]], function: str = "live") -> int:
-    """Neurons of a layer; ValueError if layers differ."""
-    widths = {_input_width(name, module, function): name for name, module in downs}
-    if len(widths) > 1:
-        (a, first), (b, second), *_ = widths.items()
-        raise ValueError(
-            f"{function}: expected one width of all MLPs, got {a} at '{first}' and {b} at '{second}'; "
-            "narrow the pattern"
-        )
-    return next(iter(widths))
+def layer_numbers(names: Sequence[str], function: str = "live") -> list[int]:
+    """The number of each down projection's block in the model; counted where no name has one.
+
+    Args:
+        names: of the down projections, in order.
+    Raises:
+        ValueError: two lie in one block, or blocks do not ascend.
+    """
+    found = [re.match(r".*\.(\d+)(?=\.)", name) for name in names]
+    if not all(found):
+        return list(range(len(names)))
+    numbers = [int(match.group(1)) for match in found if match]
+    for i in range(1, len(numbers)):
+        if numbers[i] <= numbers[i - 1]:
+            raise ValueError(
+                f"{function}: expected one MLP in each block, in their order, got '{names[i]}' behind "
+                f"'{names[i - 1]}'; pass a pattern that matches one of each block"
+            )
+    return numbers
+
+
+def layer_widths(downs: Sequence[tuple[str, nn.Module]], function: str = "live") -> list[int]:
+    """Neurons of each block up to the last one with an MLP, 0 for one without; errors as above."""
+    numbers = layer_numbers([name for name, _ in downs], function)
+    widths = [0] * (numbers[-1] + 1)
+    for number, (name, module) in zip(numbers, downs, strict=True):
+        widths[number] = neurons_of(name, module, function)
+    return widths
+
+
+def sites_of(downs: Sequence[tuple[str, nn.Module]]) -> list[str]:
+    """The name of each block's down projection, "" for one without."""
+    numbers = layer_numbers([name for name, _ in downs])
+    names = [""] * (numbers[-1] + 1)
+    for number, (name, _) in zip(numbers, downs, strict=True):
+        names[number] = name
+    return names
+
+
+def blocks_of(hf_model: nn.Module, downs: Sequence[tuple[str, nn.Module]]) -> list[nn.Module]:
+    """Every block up to the last one with an MLP; those without stand beside the others."""
+    numbers = layer_numbers([name for name, _ in downs])
+    found = {n: layer_above(hf_model, name) for n, (name, _) in zip(numbers, downs, strict=True)}
+    beside = re.sub(r"\.\d+\.[^0-9]*$", "", downs[-1][0])
+    return [
+        found[n] if n in found else hf_model.get_submodule(f"{beside}.{n}")
+        for n in range(numbers[-1] + 1)
+    ]
 
 
 def layer_above(hf_model: nn.Module, name: str) -> nn.Module:
     """The layer that a down projection belongs to: the last numbered module above it."""
     block = re.match(r".*\.\d+(?=\.)", name)
     return hf_model.get_submodule(block.group() if block else name.rpartition(".")[0])
-
-
-def require_numbered(names: Sequence[str], function: str) -> None:
-    """Raises ValueError where counting the MLPs would call a layer by another number than its own.
-
-    Args:
-        names: of the down projections, in order.
-    """
-    found = [re.match(r".*\.(\d+)(?=\.)", name) for name in names]
-    numbers = [int(match.group(1)) for match in found if match]
-    if len(numbers) == len(names) and numbers != list(range(len(names))):
-        raise ValueError(
-            f"{function}: expected one MLP in each block from 0 on, got them in blocks "
-            f"{', '.join(map(str, numbers[:12]))}; a circuit would call these layers by other numbers: "
-            "pass a pattern that matches one MLP of each block, or use another model"
-        )
 
 
 def running_sites(
@@ -95,7 +117,8 @@ def running_sites(
     A vision or audio tower beside the language model has MLPs too, which text never reaches.
 
     Raises:
-        ValueError: the model does not run on token ids alone, or no MLP runs, or one runs twice.
+        ValueError: the model does not run on token ids alone, or no MLP runs, or one runs twice, or a
+            block has two.
     """
     matching = down_projections(hf_model, pattern, function)
     blocks = [layer_above(hf_model, name) for name, _ in matching]
@@ -114,6 +137,5 @@ def running_sites(
             f"{function}: expected down projections that a text prompt runs once each, got {got} among "
             f"{len(matching)} that match; pass pattern= for those of the language model"
         )
-    layer_width(downs, function)
-    require_numbered([name for name, _ in downs], function)
+    layer_widths(downs, function)
     return downs, plain

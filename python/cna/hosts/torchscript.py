@@ -26,11 +26,10 @@ def trace(
     step = CausalStep(hf_model, masks).eval()
     if readout is not None:
         _, gain, centred = readout.parts()
-        posts = [readout.write(layer)[1] for layer in range(len(readout.downs))]
-        known = [post for post in posts if post is not None]
+        posts = readout.post_gains()
         step.register_buffer("cna_final_gain", gain)
         step.register_buffer("cna_final_centred", gain[: int(centred)])
-        step.register_buffer("cna_post_gains", torch.stack(known) if known else gain[:0])
+        step.register_buffer("cna_post_gains", gain[:0] if posts is None else posts)
     with traceable_attention(hf_model), torch.no_grad(), quiet_tracing():
         return torch.jit.trace(step, example, check_trace=False)
 

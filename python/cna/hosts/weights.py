@@ -27,18 +27,37 @@ def weights_hash(hf_model: Any, whole: Callable[[str, Tensor], Tensor] | None = 
     return digest.hexdigest()
 
 
+def weights_mark(hf_model: Any) -> str:
+    """Tells apart models of one commit: the quantiser's settings, and some numbers of each tensor.
+
+    Cheap where hashing a large model is not; an edited or merged weight shows. A tensor-parallel model
+    has no mark: its parts would differ.
+    """
+    config = getattr(getattr(hf_model, "hf_quantizer", None), "quantization_config", None)
+    digest = hashlib.sha256(repr(config.to_dict() if config else None).encode())
+    for name, tensor in sorted(hf_model.state_dict().items()):
+        # A quantiser's own kind of tensor has no plain numbers, a weight on the meta device none.
+        if type(tensor) is not Tensor or tensor.device.type == "meta":
+            continue
+        flat = tensor.reshape(-1)
+        some = flat[:: max(1, flat.numel() // 64)].cpu().contiguous()
+        digest.update(name.encode() + some.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def require_own_circuit(
-    circuit: _core.Circuit, shape: tuple[int, int], weights: str, dtype: torch.dtype
+    circuit: _core.Circuit, widths: list[int], weights: str, dtype: torch.dtype
 ) -> None:
     """Raises ValueError for a circuit of another shape, warns of one found on other weights.
 
     The base model has the same shape as the tuned one. Hashes of one kind and one dtype only can tell:
     a commit is no hash of the weights.
     """
-    if tuple(circuit.shape) != shape:
+    if circuit.widths != widths:
+        uneven = ", with other widths" if circuit.shape == (len(widths), max(widths)) else ""
         raise ValueError(
-            f"steer: expected a circuit of {shape[0]} layers x {shape[1]} neurons, got one of "
-            f"{circuit.shape[0]} x {circuit.shape[1]}; discover it on this model"
+            f"steer: expected a circuit of {len(widths)} layers x {max(widths)} neurons, got one of "
+            f"{circuit.shape[0]} x {circuit.shape[1]}{uneven}; discover it on this model"
         )
     said = circuit.provenance
     found, kind = str(said.get("weights_hash") or ""), str(said.get("dtype") or "")

@@ -54,7 +54,7 @@ def discover_distributed(
         RuntimeError: a rank was lost; the message names it.
     """
     require_all_ranks(model, "discover")
-    circuit_size((model.n_layers, model.width), fraction, k)
+    circuit_size(model.n_neurons, fraction, k)
     require_ranking(ranking)
     bounds = layer_range(layers, model.n_layers)
     sets = two_sets(model, positive, negative, chat)

@@ -70,5 +70,5 @@ def universal_neurons_distributed(
         if processes.rank != 0:
             return None
     hits = (total.reshape(model.n_layers, model.width) >= least).nonzero().tolist()
-    neurons = tuple((int(layer), int(index)) for layer, index in hits)
+    neurons = tuple((int(i), int(j)) for i, j in hits if j < model.widths[i])
     return UniversalNeurons(neurons, len(ids), share, top_fraction, prompt_hash(ids))

@@ -41,7 +41,7 @@ def size_arms(
     """One arm per circuit size k, for `sweep(..., arms=...)`; named k=10, k=46 ...
 
     Args:
-        sizes: numbers of neurons; a fraction f of the model is round(f * n_layers * width).
+        sizes: numbers of neurons; a fraction f of the model is round(f * model.n_neurons).
         ranking: as in `cna.discover`.
     """
 

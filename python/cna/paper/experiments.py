@@ -133,7 +133,7 @@ def _base(base: Model | str | os.PathLike[str] | None, model: Model) -> Model | 
     if base is None:
         return None
     base = base if isinstance(base, Model) else load(base)
-    if (base.n_layers, base.width) != (model.n_layers, model.width):
+    if base.widths != model.widths:
         raise ValueError(
             f"reproduce: expected a base model of {model.n_layers} layers x {model.width} neurons, "
             f"got one of {base.n_layers} x {base.width}; pass the model it was tuned from"

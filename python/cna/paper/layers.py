@@ -69,14 +69,16 @@ def _authors_options(
 ) -> tuple[int, list[tuple[int, int]], dict[str, Any]]:
     """The size of a circuit, the neurons that give none, and what a circuit's provenance says."""
     skipped = max(0, min(skipped_layers, model.n_layers - 1))
-    k = min(k, (model.n_layers - skipped) * model.width)
-    left_out = [(layer, j) for layer in range(skipped) for j in range(model.width)]
+    k = min(k, sum(model.widths[skipped:]))
+    left_out = [(layer, j) for layer in range(skipped) for j in range(model.widths[layer])]
     return k, left_out, {"skipped_layers": list(range(skipped)), "universal_filter": None}
 
 
 def _plain(circuit: _core.Circuit, said: dict[str, Any]) -> _core.Circuit:
     """Without the neurons that were left out: they are no universal ones."""
-    plain = _core.Circuit(circuit.shape, circuit.neurons, dict(circuit.provenance))
+    plain = _core.Circuit(
+        circuit.shape, circuit.neurons, dict(circuit.provenance), widths=circuit.widths
+    )
     return plain.with_provenance(**said)
 
 

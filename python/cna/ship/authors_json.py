@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from ..base.files import require_file
 from .files import output_file
 
 
-def read_authors_json(path: str | os.PathLike[str], shape: tuple[int, int]) -> Circuit:
+def read_authors_json(
+    path: str | os.PathLike[str], shape: tuple[int, int], widths: Sequence[int] | None = None
+) -> Circuit:
     """A circuit from the authors' JSON.
 
     A neuron that is listed at several positions counts once, with its largest |value|: steering
@@ -29,6 +32,7 @@ def read_authors_json(path: str | os.PathLike[str], shape: tuple[int, int]) -> C
 
     Args:
         shape: (n_layers, width) of the model, which the file does not name.
+        widths: neurons of each layer, where they differ.
     Raises:
         FileNotFoundError: nothing is there.
         RuntimeError: the file cannot be read.
@@ -76,7 +80,9 @@ def read_authors_json(path: str | os.PathLike[str], shape: tuple[int, int]) -> C
         if name in data:
             provenance[name] = data[name]
     neurons = [Neuron(layer, index, value) for (layer, index), value in found.items()]
-    return Circuit((n_layers, width), neurons, provenance)
+    return Circuit(
+        (n_layers, width), neurons, provenance, widths=None if widths is None else list(widths)
+    )
 
 
 def write_authors_json(

@@ -143,25 +143,25 @@ def convert(
             )
         return _report(Conversion(path, format, multiplier, 0, layers, notes=tuple(notes)), quiet)
     assert isinstance(circuit, Circuit)
-    neurons, shape = _by_layer(circuit), (int(circuit.shape[0]), int(circuit.shape[1]))
+    neurons, widths = _by_layer(circuit), circuit.widths
     mark = {"format": format, "multiplier": multiplier, "circuit": json.loads(circuit.to_json())}
     text = json.dumps(mark, indent=1) + "\n"
     common: dict[str, Any] = {"overwrite": overwrite, "pattern": pattern}
     if format == "hf":
-        left_out = write_folded(neurons, shape, source, path, multiplier, mark=text, **common)
+        left_out = write_folded(neurons, widths, source, path, multiplier, mark=text, **common)
         if left_out:
             notes.append(f"left out, not steered: {', '.join(left_out)}")
     elif format == "peft":
-        rank = write_peft(neurons, shape, source, path, multiplier, mark=text, **common)
+        rank = write_peft(neurons, widths, source, path, multiplier, mark=text, **common)
         notes.append(rank_note(rank))
     elif format == "gguf-lora":
-        rank = write_gguf_lora(neurons, shape, source, path, multiplier, **common)
+        rank = write_gguf_lora(neurons, widths, source, path, multiplier, **common)
         notes.append(
             f"rank {rank}; llama.cpp has no rank limit; a LoRA scale s steers at multiplier "
             f"1 + s * ({multiplier:g} - 1)"
         )
     elif format == "gguf":
-        rounding = write_gguf(neurons, shape, source, path, multiplier, overwrite=overwrite)
+        rounding = write_gguf(neurons, widths, source, path, multiplier, overwrite=overwrite)
         notes.append(f"largest relative rounding of a patched scale: {rounding:.2g}")
     else:
         write_authors_json(circuit, path, overwrite=overwrite)

@@ -198,19 +198,17 @@ def refuse_quantised(method: str, where: object) -> ValueError:
     )
 
 
-def down_projections(
-    folder: Path, shape: tuple[int, int], pattern: str = ""
-) -> list[DownProjection]:
-    """Down projections of all layers, in order; their shapes are checked against the circuit's."""
+def down_projections(folder: Path, widths: list[int], pattern: str = "") -> list[DownProjection]:
+    """Down projections of all layers, in order, checked against the circuit's neurons per layer."""
     try:
-        return _down_projections(folder, shape, pattern)
+        return _down_projections(folder, widths, pattern)
     except ValueError:
         if method := quantiser(folder):  # its names, shapes and types are the quantiser's own
             raise refuse_quantised(method, folder) from None
         raise
 
 
-def _down_projections(folder: Path, shape: tuple[int, int], pattern: str) -> list[DownProjection]:
+def _down_projections(folder: Path, widths: list[int], pattern: str) -> list[DownProjection]:
     kind = model_type(folder)
     chains: dict[str, dict[int, Stored]] = {}
     for file in weight_files(folder):
@@ -228,15 +226,16 @@ def _down_projections(folder: Path, shape: tuple[int, int], pattern: str) -> lis
             f"convert: expected down projections such as 'mlp.down_proj.weight' in '{folder}', "
             "found none (a mixture of experts, or unusual names); pass pattern="
         )
-    n_layers, width = shape
+    wanted = {layer: width for layer, width in enumerate(widths) if width}
     for chain in chains.values():
-        if sorted(chain) == list(range(n_layers)) and all(width in t.shape for t in chain.values()):
+        if chain.keys() == wanted.keys() and all(wanted[i] in t.shape for i, t in chain.items()):
             break
     else:
         stem, chain = max(chains.items(), key=lambda item: len(item[1]))
         sizes = sorted({"x".join(map(str, t.shape)) for t in chain.values()})
         raise ValueError(
-            f"convert: expected {n_layers} down projections of {width} neurons for this circuit, "
+            f"convert: expected {len(wanted)} down projections of "
+            f"{' or '.join(map(str, sorted(set(wanted.values()))))} neurons for this circuit, "
             f"got {len(chain)} of {', '.join(sizes)} at '{stem}'; use the model that it was found "
             "on"
         )
@@ -248,6 +247,6 @@ def _down_projections(folder: Path, shape: tuple[int, int], pattern: str) -> lis
                 "the checkpoint that was not quantised"
             )
         rows, columns = tensor.shape
-        transposed = columns != width or (rows == columns and kind in _TRANSPOSED_TYPES)
+        transposed = columns != widths[layer] or (rows == columns and kind in _TRANSPOSED_TYPES)
         out.append(DownProjection(layer, tensor, transposed))
     return out

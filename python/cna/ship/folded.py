@@ -184,7 +184,7 @@ def scale_columns(file: Path, site: DownProjection, indices: list[int], multipli
 
 def write_folded(
     neurons: dict[int, list[int]],
-    shape: tuple[int, int],
+    widths: list[int],
     source: Any,
     path: Path,
     multiplier: float,
@@ -208,7 +208,7 @@ def write_folded(
                 f"convert: expected another folder than the source, got '{path}' for both; choose "
                 "another"
             )
-        sites = down_projections(folder, shape, pattern)
+        sites = down_projections(folder, widths, pattern)
         files = weight_files(folder)
         with output_folder(path, overwrite) as target:
             left_out = _copy_others(folder, target, {f.name for f in files})

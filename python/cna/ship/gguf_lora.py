@@ -71,11 +71,13 @@ def gguf_path(source: Any) -> Path | None:
     return path if path.is_file() or path.suffix == ".gguf" else None
 
 
-def layer_tensors(reader: Any, name: str, path: Path, n_layers: int) -> list[Any]:
-    """Tensors `blk.N.<name>` of all layers, in order."""
+def layer_tensors(reader: Any, name: str, path: Path, widths: list[int]) -> dict[int, Any]:
+    """Tensors `blk.N.<name>` of all layers that have neurons, by layer."""
     found = {t.name: t for t in reader.tensors}
     have = sum(n.startswith("blk.") and n.endswith(f".{name}") for n in found)
-    missing = [f"blk.{i}.{name}" for i in range(n_layers) if f"blk.{i}.{name}" not in found]
+    layers = [layer for layer, width in enumerate(widths) if width]
+    n_layers = len(layers)
+    missing = [f"blk.{i}.{name}" for i in layers if f"blk.{i}.{name}" not in found]
     if have == 0 or (missing and have == n_layers):
         hint = "it is no dense MLP, or a part of a split file (merge with llama-gguf-split --merge)"
         raise ValueError(
@@ -86,8 +88,8 @@ def layer_tensors(reader: Any, name: str, path: Path, n_layers: int) -> list[Any
             f"convert: expected {n_layers} layers for this circuit, got {have} in '{path}'; use "
             "the model that it was found on"
         )
-    tensors = [found[f"blk.{i}.{name}"] for i in range(n_layers)]
-    for tensor in tensors:
+    tensors = {i: found[f"blk.{i}.{name}"] for i in layers}
+    for tensor in tensors.values():
         if len(tensor.shape) != 2:
             raise ValueError(
                 f"convert: expected a matrix as '{tensor.name}' in '{path}', got "
@@ -111,17 +113,17 @@ def _base_architecture(reader: Any, path: Path) -> str:
 
 
 def gguf_columns(
-    neurons: dict[int, list[int]], shape: tuple[int, int], path: Path
+    neurons: dict[int, list[int]], widths: list[int], path: Path
 ) -> tuple[str, dict[int, Tensor]]:
     """Architecture and, by layer, W[:, S] [hidden, len(S)] of ffn_down, dequantised to float32."""
     quants = require("gguf").quants
     reader = open_gguf(path)
-    n_layers, width = shape
     columns = {}
-    for layer, tensor in enumerate(layer_tensors(reader, "ffn_down.weight", path, n_layers)):
+    for layer, tensor in layer_tensors(reader, "ffn_down.weight", path, widths).items():
+        width = widths[layer]
         if int(tensor.shape[0]) != width:
             raise ValueError(
-                f"convert: expected {width} neurons per layer for this circuit, got "
+                f"convert: expected {width} neurons in layer {layer} for this circuit, got "
                 f"{int(tensor.shape[0])} in '{path}'; use the model that it was found on"
             )
         if layer not in neurons:
@@ -153,7 +155,7 @@ def _architecture(folder: Path) -> str:
 
 def write_gguf_lora(
     neurons: dict[int, list[int]],
-    shape: tuple[int, int],
+    widths: list[int],
     source: Any,
     path: Path,
     multiplier: float,
@@ -165,11 +167,11 @@ def write_gguf_lora(
     gguf = require("gguf")
     file = gguf_path(source)
     if file is not None:
-        architecture, columns = gguf_columns(neurons, shape, file)
+        architecture, columns = gguf_columns(neurons, widths, file)
     else:
         with checkpoint(source, path) as (folder, _):
             architecture = _architecture(folder)
-            found = hf_columns(neurons, shape, folder, pattern)
+            found = hf_columns(neurons, widths, folder, pattern)
             columns = {layer: part for layer, (_, _, part) in found.items()}
     rank = max(len(s) for s in neurons.values())
     with output_file(path, overwrite) as target:
@@ -179,7 +181,7 @@ def write_gguf_lora(
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", float(rank))
         for layer, part in sorted(columns.items()):
-            a, b = factors(part, neurons[layer], shape[1], multiplier, rank)
+            a, b = factors(part, neurons[layer], widths[layer], multiplier, rank)
             writer.add_tensor(f"blk.{layer}.ffn_down.weight.lora_a", a.numpy())
             writer.add_tensor(f"blk.{layer}.ffn_down.weight.lora_b", b.numpy())
         writer.write_header_to_file()

@@ -85,9 +85,10 @@ def scale_row(row: bytes, kind: str, multiplier: float) -> tuple[bytes, float]:
     return data.tobytes(), worst
 
 
-def _check_gated(names: dict[str, Any], ups: list[Any], width: int, path: Path) -> None:
-    rows = int(ups[0].shape[1])
-    if "blk.0.ffn_gate.weight" not in names:
+def _check_gated(names: dict[str, Any], ups: dict[int, Any], widths: list[int], path: Path) -> None:
+    layer, first = next(iter(ups.items()))
+    rows, width = int(first.shape[1]), widths[layer]
+    if f"blk.{layer}.ffn_gate.weight" not in names:
         what = "gate and up in one tensor" if rows == 2 * width else "an MLP without a gate"
         raise ValueError(
             f"convert: expected a gated MLP (ffn_gate and ffn_up) for format='gguf', got {what} in "
@@ -98,16 +99,17 @@ def _check_gated(names: dict[str, Any], ups: list[Any], width: int, path: Path) 
             "convert: expected neurons that enter ffn_down directly, got a norm between "
             f"(ffn_sub_norm) in '{path}'; use format='gguf-lora'"
         )
-    if any(int(t.shape[1]) != width for t in ups):
-        raise ValueError(
-            f"convert: expected {width} neurons per layer for this circuit, got {rows} in "
-            f"'{path}'; use the model that it was found on"
-        )
+    for layer, tensor in ups.items():
+        if int(tensor.shape[1]) != widths[layer]:
+            raise ValueError(
+                f"convert: expected {widths[layer]} neurons per layer for this circuit, got "
+                f"{int(tensor.shape[1])} in '{path}'; use the model that it was found on"
+            )
 
 
 def write_gguf(
     neurons: dict[int, list[int]],
-    shape: tuple[int, int],
+    widths: list[int],
     source: Any,
     path: Path,
     multiplier: float,
@@ -123,19 +125,18 @@ def write_gguf(
             "its path"
         )
     reader = open_gguf(file)
-    n_layers, width = shape
     names = {t.name: t for t in reader.tensors}
-    ups = layer_tensors(reader, "ffn_up.weight", file, n_layers)
-    _check_gated(names, ups, width, file)
+    ups = layer_tensors(reader, "ffn_up.weight", file, widths)
+    _check_gated(names, ups, widths, file)
     edits: list[tuple[Any, int]] = []  # tensor, row
     for layer, indices in sorted(neurons.items()):
         bias = names.get(f"blk.{layer}.ffn_up.bias")
         for tensor in (ups[layer], bias):
             if tensor is None:
                 continue
-            if int(tensor.shape[-1]) != width:
+            if int(tensor.shape[-1]) != widths[layer]:
                 raise ValueError(
-                    f"convert: expected {width} values in '{tensor.name}' of '{file}', got "
+                    f"convert: expected {widths[layer]} values in '{tensor.name}' of '{file}', got "
                     f"{int(tensor.shape[-1])}; download it again"
                 )
             kind = tensor.tensor_type.name
@@ -155,7 +156,7 @@ def write_gguf(
         shutil.copyfile(file, target)
         with target.open("r+b") as handle:
             for tensor, row in edits:
-                length = int(tensor.n_bytes) // width
+                length = int(tensor.n_bytes) // int(tensor.shape[-1])
                 at = int(tensor.data_offset) + row * length
                 handle.seek(at)
                 scaled, error = scale_row(handle.read(length), tensor.tensor_type.name, multiplier)

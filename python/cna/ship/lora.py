@@ -48,11 +48,11 @@ def factors(columns: Tensor, indices: list[int], width: int, multiplier: float, 
 
 
 def hf_columns(
-    neurons: dict[int, list[int]], shape: tuple[int, int], folder: Path, pattern: str = ""
+    neurons: dict[int, list[int]], widths: list[int], folder: Path, pattern: str = ""
 ) -> dict[int, tuple[str, bool, Tensor]]:
     """Module path, whether transposed, and W[:, S] [hidden, len(S)] of each layer with neurons."""
     out = {}
-    for site in down_projections(folder, shape, pattern):
+    for site in down_projections(folder, widths, pattern):
         if site.layer in neurons:
             weight = site.tensor.read()
             weight = weight.T if site.transposed else weight
@@ -62,7 +62,7 @@ def hf_columns(
 
 def write_peft(
     neurons: dict[int, list[int]],
-    shape: tuple[int, int],
+    widths: list[int],
     source: Any,
     path: Path,
     multiplier: float,
@@ -79,11 +79,11 @@ def write_peft(
     modules = []
     with checkpoint(source, path) as (folder, name):
         transposed = False
-        found = hf_columns(neurons, shape, folder, pattern)
+        found = hf_columns(neurons, widths, folder, pattern)
         names = module_names([module for module, _, _ in found.values()], source, folder)
         for layer, (module, flipped, columns) in found.items():
             module = names[module]
-            a, b = factors(columns, neurons[layer], shape[1], multiplier, rank)
+            a, b = factors(columns, neurons[layer], widths[layer], multiplier, rank)
             tensors[f"base_model.model.{module}.lora_A.weight"] = a
             tensors[f"base_model.model.{module}.lora_B.weight"] = b
             modules.append(module)

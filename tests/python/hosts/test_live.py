@@ -57,7 +57,7 @@ def test_a_live_model_without_a_down_projection_is_refused() -> None:
 
 def test_what_live_does_not_take_is_named() -> None:
     with pytest.raises(
-        ValueError, match=r"live: expected one width of all MLPs, got 32 at .* and 64 at"
+        ValueError, match=r"live: expected one MLP in each block, .*0\.mlp\.down_proj' behind '"
     ):
         cna.live(copy.deepcopy(make_hf("llama")), None, pattern=r"mlp\.(down|up)_proj$")
     with pytest.raises(ValueError, match="live: expected a linear down projection, got SiLU"):
@@ -176,7 +176,7 @@ def test_each_layers_cache_lies_on_its_device() -> None:
         return torch.arange(9.0).expand(len(ids), len(keep), 9)
 
     info = {
-        **{"model_id": "x", "weights_hash": "", "n_layers": 2, "width": 4, "hidden_size": 2},
+        **{"model_id": "x", "weights_hash": "", "widths": [4, 4], "hidden_size": 2},
         **{"vocab_size": 9, "max_positions": 0, "dtype": torch.float32, "device": "cpu"},
         **{"eos_token_ids": [], "neuron_sites": ["a", "b"], "residual_sites": False},
         **{"cache": [(2, 8, 4)] * 2, "cache_devices": ["cpu", "meta"]},

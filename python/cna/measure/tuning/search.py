@@ -32,7 +32,8 @@ def search(
     measure: Measure,
     log: TrialLog,
     *,
-    shape: tuple[int, int],
+    n_layers: int,
+    neurons: int,
     rankings: Sequence[str],
     steps: int | None,
     until: float,
@@ -44,6 +45,7 @@ def search(
 
     Args:
         measure: one result a candidate, None for one that cannot be built; results have left and kl.
+        n_layers, neurons: of the model.
         rankings: those that the model can give; proposals of others are dropped.
         until: seconds of `time.monotonic` at which no further step begins; steps: at most so many.
         tell: called with the steps that are done and those wanted (0: not known).
@@ -66,8 +68,7 @@ def search(
                 seed=seed + step, multivariate=True, group=True, constant_liar=True
             )
             trials = [study.ask() for _ in range(per_step)]
-            layers, width = shape
-            proposed = [suggest(trial, layers, layers * width) for trial in trials]
+            proposed = [suggest(trial, n_layers, neurons) for trial in trials]
             if step < len(log.batches):
                 results = [row["result"] for row in log.batches[step]]
             else:

@@ -126,7 +126,8 @@ def tune(
         tried = search(
             measure,
             log,
-            shape=(model.n_layers, model.width),
+            n_layers=model.n_layers,
+            neurons=model.n_neurons,
             rankings=fitted.rankings,
             steps=steps,
             until=_until(started, seconds, time.monotonic() - started),
