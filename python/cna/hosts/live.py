@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import threading
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -150,7 +151,7 @@ class _LiveStep:
             ) from None
 
 
-def live(
+def live_module(
     hf_model: Any,
     tokenizer: Any,
     *,
@@ -158,9 +159,9 @@ def live(
     pattern: str = "",
     cache: bool = True,
     system: str | None = None,
-    template_kwargs: dict[str, Any] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
-    """A `Model` over a Hugging Face module in this process, nothing exported.
+    """A `Model` over a Hugging Face module; `cna.live` takes names too.
 
     A tensor-parallel model (one process per shard) is called in all its processes with the same
     arguments; each gets the whole answer.
