@@ -52,7 +52,9 @@ def test_a_task_file_holds_messages_and_a_sweep_answers_them(
         seen.append(prompt)
         return len(answer) % 2 == 0
 
-    task = dataclasses.replace(task, judge=cna.judges.CallableJudge("even", judge, needs_prompt=True))
+    task = dataclasses.replace(
+        task, judge=cna.judges.CallableJudge("even", judge, needs_prompt=True)
+    )
     circuit = cna.discover(tiny, task.positive, task.negative, k=5, universal=None, progress=False)
     how: dict[str, Any] = {"max_new_tokens": 4, "quiz_questions": 0, "perplexity": False}
     how |= {"prompt_baseline": "Sing.", "layers": False}
