@@ -43,7 +43,7 @@ from .circuits import (
     universal_neurons,
 )
 from .hosts.export import export
-from .hosts.live import live
+from .hosts.live_open import live
 from .hosts.loading import load
 from .hosts.model import Model
 from .measure.options import SweepOptions

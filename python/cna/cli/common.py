@@ -6,6 +6,7 @@ Imports of cna are inside, so that `cna --help` answers at once.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,10 +28,49 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--revision", default=None, help="branch, tag or commit of a Hugging Face id"
     )
-    parser.add_argument("--dtype", default=None, help="float32 (default), bfloat16 or float16")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+    opening_options(parser)
     parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
     parser.add_argument("--batch-size", type=int, default=64, help="prompts per batch")
+
+
+def place_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that make or open a model: where it runs, and in what numbers."""
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        help="float32, bfloat16 or float16 (auto: float32 on a CPU, the checkpoint's own on a GPU)",
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1 ... (auto: a GPU if there is one)"
+    )
+
+
+def opening_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that open a model: its place, and what its chat template is told."""
+    place_options(parser)
+    parser.add_argument("--system", help="a system message in front of every chat prompt")
+    parser.add_argument(
+        "--template-kwargs",
+        type=_template_kwargs,
+        metavar="JSON",
+        help='further arguments of the chat template, such as \'{"date_string": "26 Jul 2024"}\'',
+    )
+
+
+def _template_kwargs(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
+    return values
+
+
+def opening(args: argparse.Namespace) -> dict[str, Any]:
+    """`opening_options` as arguments of `cna.load`."""
+    names = ("dtype", "device", "system", "template_kwargs")
+    return {name: getattr(args, name) for name in names}
 
 
 def task_option(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -92,16 +132,10 @@ def load_model(args: argparse.Namespace) -> Any:
     from .. import load
     from ..many import ranks
 
-    device = ranks.device_of_rank(args.device)
+    how = opening(args) | {"device": ranks.device_of_rank(args.device)}
 
     def open_model() -> Any:
-        return load(
-            args.model,
-            revision=args.revision,
-            dtype=args.dtype,
-            device=device,
-            pattern=args.pattern,
-        )
+        return load(args.model, revision=args.revision, pattern=args.pattern, **how)
 
     return ranks.load_in_turn(open_model) if ranks.is_distributed() else open_model()
 
@@ -110,7 +144,7 @@ def chat_of(args: argparse.Namespace, default: bool | None = None) -> bool | Non
     return False if args.raw else default
 
 
-def prompts_of(text: str) -> list[str]:
+def prompts_of(text: str) -> list[Any]:
     """The prompts of a file, or those that a built-in task is measured on."""
     from ..prompts import read_prompts, tasks
 

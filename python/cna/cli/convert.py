@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import integers, strength_of
+from .common import integers, opening, opening_options, strength_of
 
 TEXT = "Ship a circuit: fold it into weights, LoRA, GGUF and others."
 
@@ -39,6 +39,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--architecture", default="llama", help="llama.cpp's name, for a control vector"
     )
+    opening_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
@@ -75,7 +76,9 @@ def _shipped(args: argparse.Namespace) -> tuple[Any, Any, float]:
     if steering[0].name != "shift":
         return steering[0], args.source, strength_of(args.multiplier, steering)
     # Of a shift the server's coefficient is the strength.
-    return steering[0], load(args.source, pattern=args.pattern) if vectors else args.source, 0.0
+    if not vectors:
+        return steering[0], args.source, 0.0
+    return steering[0], load(args.source, pattern=args.pattern, **opening(args)), 0.0
 
 
 def _caa_vectors(args: argparse.Namespace) -> Any:
@@ -84,6 +87,6 @@ def _caa_vectors(args: argparse.Namespace) -> Any:
     from ..prompts import tasks
 
     task = tasks.load(args.circuit)
-    model = load(args.source, pattern=args.pattern)
+    model = load(args.source, pattern=args.pattern, **opening(args))
     layers = args.layers or range(1, model.n_layers)
     return caa(model, task.positive, task.negative, layers=list(layers), chat=task.chat)

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 from ..base.files import write_whole
 from ..circuits.discovery import discover
@@ -16,7 +17,7 @@ from ..hosts.model import Model
 from ..measure.result import SweepResult
 from ..measure.sweep import sweep
 from ..prompts import tasks
-from .common import layer_lines
+from .common import layer_lines, opening, opening_options
 from .demo_table import markdown
 
 TEXT = "The main job on the default model: find, prove, steer, report."
@@ -60,10 +61,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--prompts", type=int, default=None, help="evaluation prompts (default: 64 and 32)"
     )
     parser.add_argument("--max-new-tokens", type=int, default=40, help="of each answer")
+    opening_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    return run_demo(Path(args.out), args.model, args.prompts, args.max_new_tokens)
+    how = opening(args)
+    return run_demo(Path(args.out), args.model, args.prompts, args.max_new_tokens, **how)
 
 
 def run_demo(
@@ -71,11 +74,15 @@ def run_demo(
     model_name: str = "smollm2",
     max_prompts: int | None = None,
     max_new_tokens: int = 40,
+    **how: Any,
 ) -> int:
-    """Runs the main job, prints each step and writes the run folders. Returns an exit code."""
+    """Runs the main job, prints each step and writes the run folders. Returns an exit code.
+
+    how: further arguments of `cna.load`.
+    """
     started = time.monotonic()
     print(f"Load {model_name} (exported to TorchScript once)")
-    model = load(model_name)
+    model = load(model_name, **how)
     print(f"   {model}")
     universal = universal_neurons(model)
     for part in PARTS:

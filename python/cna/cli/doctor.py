@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from ..base.errors import first_line
 from ..hosts.model import Model
 from . import doctor_checks as look
 from . import doctor_prompts as prompts
+from .common import opening, opening_options
 from .doctor_checks import archive_hash, own_package
 from .doctor_patient import Check, Patient, relative_difference
 
@@ -26,7 +26,8 @@ def check(
     model_or_name: Model | str | os.PathLike[str],
     hf_model: Any = None,
     *,
-    device: str = "cpu",
+    dtype: str | None = "auto",
+    device: str = "auto",
     pattern: str = "",
     system: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
@@ -37,7 +38,7 @@ def check(
         model_or_name: a `cna.Model`, or a name that `cna.load` takes.
         hf_model: the Hugging Face model to compare with; by default the one behind the name,
             where it can be loaded.
-        system, template_kwargs: of the chat template, where a name is opened; see `cna.load`.
+        dtype, device, pattern, system, template_kwargs: of a name, see `cna.load`.
     Returns:
         One `Check` per property; a model that cannot be opened gives the failed ones only.
     """
@@ -51,7 +52,10 @@ def check(
         if not checks[0].passed:  # opening it would run it
             return checks
         try:
-            model = _open(model_or_name, device, pattern, system, template_kwargs)
+            chat = {"system": system, "template_kwargs": template_kwargs}
+            # The hash is a check of its own.
+            how = {"dtype": dtype, "device": device, "pattern": pattern, "verify": False}
+            model = _open(model_or_name, **how, **chat)
         except (ValueError, RuntimeError, OSError) as error:
             reason = first_line(error)
             return [
@@ -88,18 +92,10 @@ def check(
     return checks
 
 
-def _open(
-    name: str | os.PathLike[str],
-    device: str,
-    pattern: str,
-    system: str | None,
-    template_kwargs: Mapping[str, Any] | None,
-) -> Model:
+def _open(name: str | os.PathLike[str], **how: Any) -> Model:
     from .. import load
 
-    chat = {"system": system, "template_kwargs": template_kwargs}
-    # The hash is a check of its own.
-    return load(name, device=device, pattern=pattern, verify=False, **chat)  # type: ignore[arg-type]
+    return load(name, **how)
 
 
 def _eager(name: str, model: Model) -> tuple[Any, str]:
@@ -125,27 +121,9 @@ def main_doctor(name: str, *, hf_model: Any = None, **options: Any) -> int:
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="smollm2, a Hugging Face id or folder, or an export")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
-    parser.add_argument("--system", help="a system message in front of every prompt")
-    parser.add_argument(
-        "--template-kwargs",
-        type=_template_kwargs,
-        metavar="JSON",
-        help='further arguments of the chat template, such as \'{"date_string": "26 Jul 2024"}\'',
-    )
-
-
-def _template_kwargs(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
-    return values
+    opening_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    names = ("device", "pattern", "system", "template_kwargs")
-    return main_doctor(args.model, **{name: getattr(args, name) for name in names})
+    return main_doctor(args.model, pattern=args.pattern, **opening(args))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from .. import _core
 from ..base.errors import first_line
+from ..hosts.messages import chat_text
 from ..hosts.source import template_sha256
-from ..hosts.tokens import appended_tokens, chat_text
+from ..hosts.tokens import appended_tokens
 from .doctor_patient import Check, Patient, read_manifest, skip
 
 

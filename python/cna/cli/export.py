@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .common import place_options
+
 TEXT = "Export a Hugging Face model to a folder for cna and C++."
 
 
@@ -14,30 +16,34 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--revision", default=None, help="branch, tag or commit of a Hugging Face id"
     )
     parser.add_argument("--out", "-o", required=True, help="folder to write")
-    parser.add_argument("--dtype", default=None, help="float32 (default), bfloat16 or float16")
+    place_options(parser)
     parser.add_argument(
         "--format",
         default="torchscript",
         choices=["torchscript", "aoti"],
         help="aoti is compiled for this machine",
     )
-    parser.add_argument("--device", default="cpu", help="that aoti compiles for: cpu, cuda")
     parser.add_argument("--id", default=None, help="name for provenance")
     parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..hosts.devices import require_device
+    from ..hosts.auto import announce, choose_device, choose_dtype, is_auto
     from ..hosts.export import export
     from ..hosts.hugging_face import load_hf
     from ..hosts.source import hub_commit
 
-    require_device("export", args.device)
+    compiled = args.format == "aoti"
+    device = choose_device("export", "cpu" if compiled and is_auto(args.device) else args.device)
     local = args.model == "smollm2" or Path(args.model).expanduser().exists()
     commit = None if local else hub_commit(args.model, args.revision)
-    hf_model, tokenizer = load_hf(args.model, args.dtype, commit or args.revision)
+    revision = commit or args.revision
+    dtype = choose_dtype(args.dtype, device, args.model, revision)
+    if is_auto(args.dtype):
+        announce(args.model, device, dtype)
+    hf_model, tokenizer = load_hf(args.model, dtype, revision)
     path = export(
-        hf_model.to(args.device) if args.format == "aoti" else hf_model,
+        hf_model.to(device) if compiled else hf_model,
         tokenizer,
         args.out,
         format=args.format,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 from .common import chat_of, load_model, model_options, prompts_of, strength_of
 
@@ -33,8 +34,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..circuits.operation import load_steering
+    from ..hosts.messages import as_text
 
-    prompts = list(args.prompt or [])
+    prompts: list[Any] = list(args.prompt or [])
     if args.prompts:
         prompts += prompts_of(args.prompts)
     if not prompts:
@@ -61,5 +63,5 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps({"prompt": prompt, "answer": answer}, ensure_ascii=not unicode))
         else:
-            print(f"> {prompt}\n{answer.strip()}\n")
+            print(f"> {as_text(prompt)}\n{answer.strip()}\n")
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .common import opening, opening_options
+
 TEXT = "The paper's experiments: printed, logged and measured."
 
 
@@ -15,6 +17,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         default="smollm2",
         help="smollm2, a Hugging Face id or folder, or an export",
     )
+    opening_options(parser)
     parser.add_argument("--base", default=None, help="the base model of the same family")
     parser.add_argument("--jbb", default=None, help="your CSV in the JailbreakBench layout")
     parser.add_argument("--benign", default=None, help="your benign prompts, as many")
@@ -32,4 +35,5 @@ def run(args: argparse.Namespace) -> int:
         quick=args.quick,
         jbb=args.jbb,
         benign=args.benign,
+        **opening(args),
     )

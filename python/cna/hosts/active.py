@@ -86,16 +86,23 @@ def entry_of(what: Any, multiplier: Any, check: Callable[[_core.Circuit], None])
 
 
 def without_gates(
-    open_blocks: Sequence[Entry], n_prompts: int, opens: Callable[[_core.Gate, Combined], list[int]]
+    open_blocks: Sequence[Entry], n_prompts: int, core: _core.Model, ids: list[list[int]] | None
 ) -> list[Entry]:
     """The same blocks, each gate settled prompt by prompt: behind a closed one, a block does nothing.
 
-    `opens` says 1 or 0 for each prompt, of the model as the blocks outside the gate steer it.
+    A gate looks at the model as the blocks outside of it steer it. `ids`: the prompts; None is an error
+    where there is a gate.
     """
     out: list[Entry] = []
     for block in open_blocks:
         if block.gate is not None:
-            passes = opens(block.gate, combined(out, n_prompts))
+            if ids is None:
+                raise ValueError(
+                    "steer: expected generate, logits or record inside a block with a gate, got a call "
+                    "that knows no single prompts; leave the gate out there"
+                )
+            outside, of_prompt = combined(out, n_prompts)
+            passes = block.gate.arms(core, ids, intervention=outside, arms=of_prompt)
             arms = block.arms or [0] * n_prompts
             guarded = _core.Intervention.concat([_core.Intervention(1), block.intervention])
             block = Entry(guarded, [p * (1 + a) for p, a in zip(passes, arms, strict=True)])

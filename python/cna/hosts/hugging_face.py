@@ -16,11 +16,11 @@ from .step import quiet_transformers
 _QUANTISER = ("is_quantized", "hf_quantizer", "quantization_method")
 
 
-def export_dtype(value: torch.dtype | str | None) -> torch.dtype:
+def export_dtype(value: torch.dtype | str | None, function: str = "load") -> torch.dtype:
     out = value if isinstance(value, torch.dtype) else getattr(torch, value or "float32", None)
     if out not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(
-            f"load: expected dtype float32, bfloat16 or float16, got {value}; choose one of these"
+            f"{function}: expected dtype float32, bfloat16 or float16, got {value}; choose one of these"
         )
     return out
 
@@ -64,27 +64,51 @@ def plain_weights(model: Any) -> Iterator[None]:
             model.config.quantization_config = settings
 
 
+def own_dtype(name: str, revision: str | None = None) -> torch.dtype:
+    """The dtype that a checkpoint's configuration names; float32 where it names none that cna runs."""
+    from transformers import AutoConfig
+
+    if name == "smollm2":  # quantised: what it is kept in is nothing to compute in
+        return torch.float32
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(name, **_at(revision))
+        return export_dtype(config.dtype or config.get_text_config().dtype)
+    except Exception:  # no such model, or one of an unknown kind: loading it says which
+        return torch.float32
+
+
 def load_hf(
-    name: str, dtype: torch.dtype | str | None = None, revision: str | None = None
+    name: str,
+    dtype: torch.dtype | str | None = None,
+    revision: str | None = None,
+    *,
+    function: str = "load",
+    tokenizer: Any = None,
+    **options: Any,
 ) -> tuple[Any, Any]:
     """The Hugging Face model and tokenizer behind a name that `load` takes.
 
     Args:
         revision: branch, tag or commit of a Hub id; the default branch where None.
+        function: in whose name errors are raised.
+        tokenizer: taken instead of the checkpoint's own.
+        options: further arguments of `from_pretrained` for the model, such as `device_map`.
     Raises:
         RuntimeError: nothing of that name is installed, cached or reachable.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    dtype = export_dtype(dtype)
+    dtype = export_dtype(dtype, function)
     try:
         with quiet_transformers():
             if name == "smollm2":
                 folder, file = smollm2_source()
-                tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+                if tokenizer is None:
+                    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
                 with contextlib.redirect_stderr(io.StringIO()):  # its bars cannot be turned off
                     model = AutoModelForCausalLM.from_pretrained(
-                        folder, gguf_file=file, dtype=dtype
+                        folder, gguf_file=file, dtype=dtype, **options
                     )
                 # Its weights are plain tensors now; saving must not ask for a quantiser.
                 model.config.quantization_config = None
@@ -93,13 +117,18 @@ def load_hf(
                 model.hf_quantizer = None  # type: ignore[assignment]
                 model.config.name_or_path = "SmolLM2-135M-Instruct"
             else:
-                at: dict[str, Any] = {} if revision is None else {"revision": revision}
-                tokenizer = AutoTokenizer.from_pretrained(name, **at)
-                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **at)
+                at = _at(revision)
+                if tokenizer is None:
+                    tokenizer = AutoTokenizer.from_pretrained(name, **at)
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **at, **options)
     except Exception as error:  # transformers, tokenizers and safetensors share no base class
         reason = first_line(error)
         raise RuntimeError(
-            f"load: expected a Hugging Face model '{name}', got: {reason}; check the name, the "
+            f"{function}: expected a Hugging Face model '{name}', got: {reason}; check the name, the "
             "network, or pass 'smollm2'"
         ) from None
     return model.eval(), tokenizer
+
+
+def _at(revision: str | None) -> dict[str, Any]:
+    return {} if revision is None else {"revision": revision}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -158,7 +159,7 @@ class _LiveStep:
             ) from None
 
 
-def live(
+def live_module(
     hf_model: Any,
     tokenizer: Any,
     *,
@@ -166,9 +167,9 @@ def live(
     pattern: str = "",
     cache: bool = True,
     system: str | None = None,
-    template_kwargs: dict[str, Any] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
-    """A `Model` over a Hugging Face module in this process, nothing exported.
+    """A `Model` over a Hugging Face module; `cna.live` takes names too.
 
     A tensor-parallel model (one process per shard) is called in all its processes with the same
     arguments; each gets the whole answer.

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 
 from .. import _core
-from .devices import cuda_capability, require_device
+from .auto import announce, choose_device, choose_dtype, is_auto
+from .devices import cuda_capability
 from .export import require_format
 from .export_cache import cache_folder, export_cached
 from .hugging_face import load_hf, smollm2_source
+from .messages import require_settings
 from .model import Model
+from .named import checkpoint, expanded, require_revision
 
 __all__ = ["cache_folder", "export_cached", "load", "load_hf", "open_export", "smollm2_source"]
 
@@ -24,8 +27,8 @@ def load(
     name: str | os.PathLike[str],
     *,
     revision: str | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = "auto",
+    device: str | torch.device | None = "auto",
     cache_dir: str | os.PathLike[str] | None = None,
     pattern: str = "",
     format: str = "torchscript",
@@ -40,14 +43,18 @@ def load(
             local Hugging Face folder, or a Hugging Face id.
         revision: branch, tag or commit of a Hugging Face id; what its default branch is now by
             default. An export of an older commit is not used.
-        dtype: of the export: float32 (default), bfloat16 or float16. Ignored for exported folders.
-        device: "cpu", "cuda", "cuda:1" ...
+        dtype: of the export: float32, bfloat16 or float16; "auto" is the checkpoint's own on a GPU
+            and float32 on a CPU. Ignored for exported folders.
+        device: "cpu", "cuda", "cuda:1" ...; "auto" is the GPU that torch sees, else the CPU, and for
+            compiled folders the device that they are compiled for. A line on stderr names a GPU that
+            was chosen.
         cache_dir: folder of exports; $CNA_CACHE or ~/.cache/cna by default, see `cna cache`.
         pattern: regular expression for the module path of the down projection, where the model's
             own names are unusual.
         format: of the export, "torchscript" or "aoti", see `cna.export`. Ignored for exported folders.
         verify: check the archive's SHA-256 against its manifest.
-        system: a system message in front of every chat prompt that has none of its own.
+        system: a text put in front of every chat prompt as its system message. Messages that have one
+            of their own, and templates that know none, are an error.
         template_kwargs: further arguments of the chat template, for instance
             {"date_string": "26 Jul 2024"} where it writes today's date, or {"enable_thinking": False}.
     Raises:
@@ -58,56 +65,50 @@ def load(
     Archives of either format run code: open only files that you trust.
     """
     require_format("load", format)
-    require_device("load", device)
-    path = _expanded(name)
+    left_open = is_auto(device) or is_auto(dtype)
+    compiled = format == "aoti" and is_auto(device)  # for the CPU, unless a GPU is named
+    where = choose_device("load", "cpu" if compiled else device)
+    path = expanded("load", name)
     chat = {"system": system, "template_kwargs": template_kwargs}
-    if revision is not None and (path.exists() or os.fspath(name) == "smollm2"):
-        raise ValueError(
-            f"load: expected revision= with a Hugging Face id only, got it with '{os.fspath(name)}'; "
-            "leave it out"
-        )
+    require_revision("load", name, path, revision)
     if path.is_dir() and (path / "manifest.json").exists():
-        return open_export(path, device=device, pattern=pattern, verify=verify, **chat)
+        if is_auto(device):
+            where = choose_device("load", _compiled_for(path))
+            announce(os.fspath(name), where)
+        return open_export(path, device=where, pattern=pattern, verify=verify, **chat)
     if path.is_file() and path.suffix == ".pt2":
         raise RuntimeError(
             f"load: expected the folder of a compiled model, got the file '{path}'; open the folder, "
             "whose manifest says what the file expects"
         )
     if path.is_file():
-        bare = _core.Model.load(path, pattern, str(device))
+        require_settings("load", None, system, template_kwargs)
+        if is_auto(device):
+            announce(os.fspath(name), where)
+        bare = _core.Model.load(path, pattern, where)
         return Model(bare, None, path)
-    text = os.fspath(name)
-    like_path = text.startswith((".", "/", "~")) or text.endswith((".pt", ".pt2"))
-    if (like_path or path.is_absolute()) and not path.exists():
-        raise FileNotFoundError(
-            f"load: expected a model at '{text}', found nothing; check the path, or pass 'smollm2'"
-        )
-    if path.is_dir() and not (path / "config.json").exists():
-        raise FileNotFoundError(
-            f"load: expected an exported or a Hugging Face folder, got '{text}' without manifest.json "
-            "or config.json; make one with `cna export`"
-        )
-    if path.is_dir() and text != "smollm2":
-        text = os.fspath(path)
+    text = checkpoint("load", name, path)
+    chosen = choose_dtype(dtype, where, text, revision)
+    if left_open:
+        announce(text, where, chosen)
     folder = export_cached(
         text,
         revision=revision,
-        dtype=dtype,
+        dtype=chosen,
         cache_dir=cache_dir,
         pattern=pattern,
         format=format,
-        device=device,
+        device=where,
     )
-    return open_export(folder, device=device, pattern=pattern, verify=verify, **chat)
+    return open_export(folder, device=where, pattern=pattern, verify=verify, **chat)
 
 
-def _expanded(name: str | os.PathLike[str]) -> Path:
+def _compiled_for(path: Path) -> str | None:
+    """The device of a compiled folder; None for one that runs anywhere."""
     try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        raise RuntimeError(
-            f"load: expected a home directory for '{os.fspath(name)}', found none; write the whole path"
-        ) from None
+        return json.loads((path / "manifest.json").read_text(encoding="utf-8")).get("device")
+    except (ValueError, AttributeError):
+        return None  # opening it says what is wrong
 
 
 def open_export(

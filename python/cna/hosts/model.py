@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +13,12 @@ from torch import Tensor
 from .. import _core
 from ..base.progress import bar
 from . import active, generation_settings, tokens
-from .devices import require_device
+from .devices import dtype_named, require_device
 from .layouts import limits
+from .messages import require_settings
 from .source import template_sha256
 from .tokens import Prompts
-from .weights import require_own_circuit
+from .weights import file_mark, require_own_circuit
 
 
 class Model:
@@ -29,8 +28,7 @@ class Model:
     asyncio task that entered it.
 
     Attributes:
-        n_layers, width: the grid of neurons; `width` is the MLP's hidden size, of the widest layer.
-        widths, n_neurons: neurons of each layer (0 for a block without an MLP), and of all.
+        n_layers, width, widths, n_neurons: blocks; neurons of the widest, of each (0 without), of all.
         hidden_size: features of the residual stream.
         tokenizer: the Hugging Face tokenizer, or None for a bare TorchScript file.
         system: the system message of every chat prompt that has none of its own, or None.
@@ -49,6 +47,7 @@ class Model:
         template_kwargs: Mapping[str, Any] | None = None,
         generation: Mapping[str, Any] | None = None,
     ) -> None:
+        require_settings("Model", tokenizer, system, template_kwargs)
         self.core = core
         self.tokenizer = tokenizer
         self.path = path
@@ -85,28 +84,20 @@ class Model:
         return generation_settings.left_out(self.generation_settings)
 
     def chat_template_sha256(self, chat: bool | None = None) -> str | None:
-        """For provenance: of the chat template, with `system` and `template_kwargs` where given.
-
-        None where prompts are raw text.
-        """
-        found = template_sha256(self.tokenizer) if self.uses_chat(chat) else None
-        if found is None or (self.system is None and not self.template_kwargs):
-            return found
-        extra = [found, self.system, self.template_kwargs]
-        return hashlib.sha256(json.dumps(extra, sort_keys=True, default=str).encode()).hexdigest()
+        """For provenance: of the template and what it is told; None where prompts are raw text."""
+        if not self.uses_chat(chat):
+            return None
+        return template_sha256(self.tokenizer, self.system, self.template_kwargs)
 
     @property
     def identity(self) -> list[Any]:
         """What the parts of a resumed run must share: the name, and all that is known of the weights."""
-        file: list[int] = []
-        if self.path is not None and self.path.is_file():  # a bare archive has no hash
-            file = [self.path.stat().st_size, self.path.stat().st_mtime_ns]
-        return [self.model_id, self.core.weights_hash, self.weights_mark, *file]
+        of_file = file_mark(self.path)
+        return [self.model_id, self.core.weights_hash, self.weights_mark, *of_file]
 
     @property
     def dtype(self) -> torch.dtype:
-        names = {"Float": "float32", "BFloat16": "bfloat16", "Half": "float16", "Double": "float64"}
-        return getattr(torch, names[self.core.dtype])
+        return dtype_named(self.core.dtype)
 
     @property
     def device(self) -> torch.device:
@@ -125,21 +116,36 @@ class Model:
         """Whether prompts go through the chat template: `chat`, or by default if there is one."""
         return tokens.uses_chat(self.tokenizer, chat)
 
-    def tokenize(self, prompts: Prompts, chat: bool | None = None) -> list[list[int]]:
+    def tokenize(
+        self,
+        prompts: Prompts,
+        chat: bool | None = None,
+        *,
+        system: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[list[int]]:
         """Token ids of each prompt as the model sees it, without padding.
 
         Args:
-            prompts: user messages; or conversations, lists of {"role": ..., "content": ...}; or lists
-                of token ids, which pass through unchanged; or a tokenizer's output, whose mask says
-                what is padding.
+            prompts: user messages; or lists of messages, {"role": ..., "content": ...}, the last one to
+                be answered, or continued where it is the assistant's; or lists of token ids, which
+                pass through unchanged; or a tokenizer's output, whose mask says what is padding.
             chat: None applies the tokenizer's chat template where it has one (with the generation
                 prompt), False feeds raw text, True demands a template. A template writes its own BOS;
                 what a tokenizer appends to raw text, such as EOS, is left off.
+            system, template_kwargs: of this call: another system message than the model's ("" for
+                none), and arguments of the chat template beside the model's.
         Raises:
             ValueError: a single string, an empty list, an empty prompt, an unequal mix of types, a
-                padded tensor without its mask, or messages that the template refuses.
+                padded tensor without its mask; messages that are malformed or that the template
+                refuses; a system message that it leaves out, or that the messages have already.
         """
-        return tokens.tokenize(self.tokenizer, prompts, chat, self.system, self.template_kwargs)
+        demanded = system is not None or template_kwargs is not None
+        if demanded:
+            require_settings("tokenize", self.tokenizer, system, template_kwargs)
+        system = self.system if system is None else system
+        told = {**self.template_kwargs, **(template_kwargs or {})}
+        return tokens.tokenize(self.tokenizer, prompts, chat, system, told, demanded=demanded)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of an answer, special tokens skipped."""
@@ -190,16 +196,8 @@ class Model:
 
     def _steering(self, n_prompts: int, ids: list[list[int]] | None = None) -> active.Combined:
         """All active steering as one intervention, and the arm of each prompt; `ids` for gates."""
-
-        def opens(gate: _core.Gate, outside: active.Combined) -> list[int]:
-            if ids is None:
-                raise ValueError(
-                    "steer: expected generate, logits or record inside a block with a gate, got a call "
-                    "that knows no single prompts; leave the gate out there"
-                )
-            return gate.arms(self.core, ids, intervention=outside[0], arms=outside[1])
-
-        return active.combined(active.without_gates(self._stack(), n_prompts, opens), n_prompts)
+        blocks = active.without_gates(self._stack(), n_prompts, self.core, ids)
+        return active.combined(blocks, n_prompts)
 
     # --- what the model does ------------------------------------------------------------------
 
@@ -214,6 +212,8 @@ class Model:
         top_p: float = 1.0,
         seed: int = 0,
         chat: bool | None = None,
+        system: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
         batch_size: int = 64,
         share_prefix: bool = True,
         progress: bool = True,
@@ -228,12 +228,13 @@ class Model:
             temperature: 0 is greedy; above, tokens are drawn, each prompt from its own stream of
                 `seed`, so an answer does not depend on its neighbours in the batch.
             top_k, top_p: 0 and 1 keep all tokens.
+            chat, system, template_kwargs: as in `tokenize`.
             batch_size: prompts per batch.
             return_tokens: lists of token ids instead of text.
         Raises:
             ValueError: bad prompts or options; a prompt that with its answer exceeds the model.
         """
-        ids = self.tokenize(prompts, chat)
+        ids = self.tokenize(prompts, chat, system=system, template_kwargs=template_kwargs)
         intervention, arms = self._steering(len(ids), ids)
         how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         how["max_new_tokens"] = max_new_tokens

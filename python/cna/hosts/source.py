@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,19 @@ def source_key(name: str, revision: str | None = None, offline: bool = False) ->
     return {"commit": commit, "template": _hub_template(name, commit, offline) if commit else None}
 
 
-def template_sha256(tokenizer: Any) -> str | None:
-    """SHA-256 of a tokenizer's chat template, hexadecimal; None where it has none."""
+def template_sha256(
+    tokenizer: Any, system: str | None = None, template_kwargs: Mapping[str, Any] | None = None
+) -> str | None:
+    """SHA-256 of a tokenizer's chat template, hexadecimal, with what it is told; None without one."""
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         return None
     text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    found = hashlib.sha256(text.encode()).hexdigest()
+    if system is None and not template_kwargs:
+        return found
+    extra = json.dumps([found, system, dict(template_kwargs or {})], sort_keys=True, default=str)
+    return hashlib.sha256(extra.encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[list[Any]]:

@@ -9,15 +9,21 @@ from typing import Any
 import torch
 
 from .. import _core
-from ..base.errors import first_line
+from .messages import (
+    Message,
+    Talk,
+    chat_text,
+    has_template,
+    is_talk,
+    require_talk,
+)
 
-Message = Mapping[str, Any]  # {"role": ..., "content": ...}
-Prompts = Sequence[str] | Sequence[Sequence[int]] | Sequence[Sequence[Message]] | Mapping[str, Any]
+Prompts = Sequence[str] | Sequence[Sequence[int]] | Sequence[Talk] | Mapping[str, Any]
 
 
 def uses_chat(tokenizer: Any, chat: bool | None) -> bool:
     """Whether prompts go through the chat template: `chat`, or by default if there is one."""
-    has = bool(getattr(tokenizer, "chat_template", None))
+    has = has_template(tokenizer)
     if chat and not has:
         raise ValueError(
             "tokenize: expected a tokenizer with a chat template, got one without; use chat=False"
@@ -31,21 +37,28 @@ def tokenize(
     chat: bool | None = None,
     system: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
+    *,
+    demanded: bool = False,
 ) -> list[list[int]]:
-    """Token ids of each prompt; arguments and errors as in `Model.tokenize`."""
+    """Token ids of each prompt; arguments and errors as in `Model.tokenize`.
+
+    demanded: `system` or `template_kwargs` are of this call, so prompts without a template are an error.
+    """
     if isinstance(prompts, (str, bytes)):
         raise ValueError(
             "tokenize: expected a list of prompts, got one string; put it in a list: [prompt]"
         )
-    if isinstance(prompts, Mapping):  # a BatchEncoding too
-        return _of_encoding(prompts)
-    if getattr(prompts, "ndim", None) is not None:
+    if isinstance(prompts, Mapping) or getattr(prompts, "ndim", None) is not None:
+        _require_untold(demanded, "a tokenizer's output")
+        if isinstance(prompts, Mapping):  # a BatchEncoding too
+            return _of_encoding(prompts)
         return _of_array(tokenizer, prompts)
     prompts = list(prompts)
     if not prompts:
         raise ValueError("tokenize: expected at least one prompt, got an empty list; pass prompts")
     if all(isinstance(p, str) for p in prompts):
         if not uses_chat(tokenizer, chat):
+            _require_untold(demanded, "raw text")
             return _of_text(tokenizer, prompts)
         talks: list[list[Message]] = [
             [{"role": "user", "content": _with_text(p, i)}] for i, p in enumerate(prompts)
@@ -56,18 +69,29 @@ def tokenize(
             "tokenize: expected a list of conversations, got one conversation or an encoding in a list; "
             "put the messages of each prompt in a list of their own"
         )
-    if all(_is_talk(p) for p in prompts):
+    for i, prompt in enumerate(prompts):
+        if isinstance(prompt, (list, tuple)) and not prompt:
+            raise ValueError(
+                f"tokenize: expected messages or token ids in every prompt, got an empty list as prompt "
+                f"{i}; drop it, or put a message into it"
+            )
+    if all(is_talk(p) for p in prompts):
         if not uses_chat(tokenizer, chat):
             raise ValueError(
                 "tokenize: expected chat=True or a chat template for lists of messages, got neither; "
                 "pass text"
             )
+        for i, talk in enumerate(prompts):
+            require_talk(talk, i)
         return _of_talks(tokenizer, prompts, system, template_kwargs)
-    if not any(isinstance(p, (str, bytes)) or _is_talk(p) for p in prompts):
+    if not any(isinstance(p, (str, bytes)) or is_talk(p) for p in prompts):
         try:
-            return [_whole_numbers(p) for p in prompts]
+            rows = [_whole_numbers(p) for p in prompts]
         except (TypeError, ValueError):
             pass
+        else:
+            _require_untold(demanded, "token ids")
+            return rows
     names = sorted({type(p).__name__ for p in prompts})
     raise ValueError(
         f"tokenize: expected prompts that are all strings, all lists of token ids or all lists of "
@@ -75,8 +99,12 @@ def tokenize(
     )
 
 
-def _is_talk(prompt: Any) -> bool:
-    return isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], Mapping)
+def _require_untold(demanded: bool, what: str) -> None:
+    if demanded:
+        raise ValueError(
+            f"tokenize: expected texts or messages for the chat template with system= and "
+            f"template_kwargs=, got {what}; leave them out"
+        )
 
 
 def _whole_numbers(prompt: Any) -> list[int]:
@@ -147,31 +175,6 @@ def _require_tokenizer(tokenizer: Any) -> None:
             "tokenize: expected a model with a tokenizer, got a bare TorchScript file; pass lists "
             "of token ids"
         )
-
-
-def chat_text(
-    tokenizer: Any,
-    talk: Sequence[Message],
-    system: str | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
-) -> str:
-    """A conversation as the chat template writes it, with the generation prompt.
-
-    Raises:
-        ValueError: the template refuses it.
-    """
-    if system is not None and talk[0].get("role") != "system":
-        talk = [{"role": "system", "content": system}, *talk]
-    try:
-        text = tokenizer.apply_chat_template(
-            list(talk), tokenize=False, add_generation_prompt=True, **(template_kwargs or {})
-        )
-    except Exception as error:  # jinja2's, or whatever the template's own code raises
-        raise ValueError(
-            f"tokenize: expected messages that the chat template takes, got {type(error).__name__}: "
-            f"{first_line(error)}; pass system=, template_kwargs= or other roles, or use chat=False"
-        ) from None
-    return str(text)
 
 
 def _of_talks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +44,13 @@ def weights_mark(hf_model: Any) -> str:
         some = flat[:: max(1, flat.numel() // 64)].cpu().contiguous()
         digest.update(name.encode() + some.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def file_mark(path: Path | None) -> list[int]:
+    """Bytes and time of a bare archive, which has no hash; empty for what is no file."""
+    if path is None or not path.is_file():
+        return []
+    return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
 def require_own_circuit(

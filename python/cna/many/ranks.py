@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..base.errors import first_line
+from ..hosts.auto import choose_device
 from ..hosts.model import Model
 
 TIMEOUT = 1800.0  # seconds without a sign of another rank; $CNA_DISTRIBUTED_TIMEOUT changes it
@@ -140,7 +141,7 @@ def load_in_turn(load: Callable[[], Model], function: str = "load") -> Model:
 
 
 def device_of_rank(device: str) -> str:
-    """ "cuda" becomes the CUDA device of this rank on its machine."""
-    if device == "cuda" and is_distributed():
+    """ "cuda", or "auto" where there is one, becomes the CUDA device of this rank on its machine."""
+    if is_distributed() and choose_device("load", device) == "cuda":
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return device

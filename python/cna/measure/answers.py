@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ..base.files import append_lines, require_folder
 from ..base.progress import bar
+from ..hosts.messages import as_text, behind, question
 from ..hosts.model import Model
+from ..prompts.thoughts import opens_thoughts
 from .arm import Arm
 from .marks import mark
 
@@ -74,20 +77,18 @@ Job = tuple[Arm, str, int]  # arm, set, index of the prompt
 
 
 def prompt_ids(
-    model: Model, arms: Sequence[Arm], prompts: dict[str, list[str]], chat: bool | None
+    model: Model, arms: Sequence[Arm], prompts: dict[str, list[Any]], chat: bool | None
 ) -> Places:
     """Token ids of every prompt, behind each instruction that an arm puts before it."""
     return {
-        (prefix, name): model.tokenize(
-            [f"{prefix}\n\n{text}" for text in texts] if prefix else texts, chat
-        )
+        (prefix, name): model.tokenize([behind(prefix, prompt) for prompt in texts], chat)
         for prefix in dict.fromkeys(arm.prefix for arm in arms)
         for name, texts in prompts.items()
         if texts
     }
 
 
-def jobs_of(arms: Sequence[Arm], prompts: dict[str, list[str]]) -> list[Job]:
+def jobs_of(arms: Sequence[Arm], prompts: dict[str, list[Any]]) -> list[Job]:
     """Every answer that a sweep needs."""
     return [
         (arm, name, i)
@@ -152,7 +153,7 @@ def _say_what_is_not_used(log: AnswerLog, marks: Mapping[str, str]) -> None:
 def generate_answers(
     model: Model,
     arms: Sequence[Arm],
-    prompts: dict[str, list[str]],
+    prompts: dict[str, list[Any]],
     *,
     chat: bool | None,
     max_new_tokens: int,
@@ -164,10 +165,11 @@ def generate_answers(
     jobs = jobs_of(arms, prompts)
     marks = {arm.key: mark(arm) for arm in arms}
     _say_what_is_not_used(log, marks)
+    ids = prompt_ids(model, arms, prompts, chat)
     answer_jobs(
         model,
         [(arm, name, i) for arm, name, i in jobs if (marks[arm.key], name, i) not in log.done],
-        prompt_ids(model, arms, prompts, chat),
+        ids,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         log=log,
@@ -187,9 +189,11 @@ def generate_answers(
                 "arm": arm.key,
                 "set": name,
                 "index": i,
-                "prompt": prompts[name][i],
+                "prompt": as_text(prompts[name][i]),
+                "question": question(prompts[name][i]),
                 "answer": model.decode(tokens),
                 "tokens": tokens,
+                "opened": opens_thoughts(model.tokenizer, ids[arm.prefix, name][i]),
             }
         )
     frame = pd.DataFrame(rows)

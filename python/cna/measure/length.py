@@ -8,8 +8,10 @@ import pandas as pd
 
 from .. import _core
 from ..base.checks import whole_number
+from ..hosts.messages import question
 from ..hosts.model import Model
 from ..prompts.tasks import Task
+from ..prompts.thoughts import judge_answers, opens_thoughts
 from .outcomes import outcome_of
 
 
@@ -46,11 +48,14 @@ def rate_by_length(
         progress=progress,
         return_tokens=True,
     )
+    ids = model.tokenize(prompts, task.chat)
+    opened = [opens_thoughts(model.tokenizer, x) for x in ids]
+    asked = [question(prompt) for prompt in prompts]
     rows = []
     for length in lengths:
         tokens = [answer[:length] for answer in whole]
         texts = [model.decode(t) for t in tokens]
-        judged = task.judge.judge_all(texts, prompts)
+        judged, _ = judge_answers(task.judge, texts, asked, opened)
         found = [outcome_of(*x) for x in zip(texts, tokens, judged, strict=True)]
         hits, n = found.count("behaviour"), len(found)
         low, high = _core.wilson_interval(hits, n)

@@ -69,7 +69,7 @@ class CnaLM(LM):  # type: ignore[misc]
         seed: of sampled answers.
         revision: branch, tag or commit of a Hugging Face id.
         max_batch_size: what the harness passes with batch_size="auto"; not used.
-        device, dtype: for `cna.load`; the CPU where there is no CUDA device.
+        device, dtype: for `cna.load`, "auto" by default; the CPU where there is no CUDA device.
     Raises:
         ValueError: a model without tokenizer, or active steering with one strength per prompt.
     """
@@ -96,7 +96,7 @@ class CnaLM(LM):  # type: ignore[misc]
         if not isinstance(pretrained, Model):
             if str(device).startswith("cuda") and not torch.cuda.is_available():
                 device = "cpu"  # the harness names cuda:0 on every machine
-            pretrained = load(pretrained, revision=revision, device=device or "cpu", dtype=dtype)
+            pretrained = load(pretrained, revision=revision, device=device, dtype=dtype)
         self.model = pretrained
         if self.model.tokenizer is None:
             raise ValueError(

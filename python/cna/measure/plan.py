@@ -30,7 +30,7 @@ class Plan:
     """
 
     arms: list[Arm]
-    prompts: dict[str, list[str]]
+    prompts: dict[str, list[Any]]
     settings: dict[str, Any]
     fingerprint: str
 
@@ -80,7 +80,7 @@ def _fingerprint(
     model: Model,
     circuit: _core.Circuit,
     task: Task,
-    prompts: dict[str, list[str]],
+    prompts: dict[str, list[Any]],
     options: SweepOptions,
 ) -> str:
     """Of the model, versions, circuit and token ids; a template that writes the date changes it."""

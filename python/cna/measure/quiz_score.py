@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from .. import _core
+from ..hosts.messages import chat_text
 from ..hosts.model import Model
 from ..prompts.quiz import Question, draw_questions, read_quiz
 from .pairs import encode_pair
@@ -86,9 +87,8 @@ def _texts(questions: Sequence[Question], by: str) -> list[tuple[str, str]]:
 def _encode(model: Model, text: str, end: str, chat: bool | None) -> tuple[list[int], list[int]]:
     templated = model.uses_chat(chat)
     if templated:
-        text = model.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
+        talk = [{"role": "user", "content": text}]
+        text = chat_text(model.tokenizer, talk, model.system, model.template_kwargs)
     head, tail = encode_pair(model.tokenizer, text, end, special=not templated)
     if not tail:
         raise ValueError(

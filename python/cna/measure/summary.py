@@ -12,6 +12,7 @@ import torch
 
 from .. import _core
 from ..prompts.tasks import Task
+from ..prompts.thoughts import judge_answers
 from .arm import Arm
 from .intervals import mean_interval
 from .outcomes import OUTCOMES, outcome_of, token_quality
@@ -29,7 +30,9 @@ def summarise(
 
     Args:
         answers: with arm, set, index, prompt, answer and tokens; log_likelihood and relevance where
-            they were measured.
+            they were measured; question, what a judge is told was asked, and opened, whether the
+            prompt ends with an opening think tag, where known. A judge reads what is behind the
+            thoughts.
         extra: more columns: {column: {key of an arm: value}}.
         correct: which questions each arm answers right, bool [arms, n_questions].
         max_new_tokens: of an answer; one as long was cut. None: none was.
@@ -43,7 +46,12 @@ def _scored(answers: pd.DataFrame, task: Task, most: float) -> pd.DataFrame:
     for column in ("log_likelihood", "relevance"):
         if column not in out:
             out[column] = math.nan
-    judged = task.judge.judge_all(list(out["answer"]), list(out["prompt"]))
+    opened = list(out.pop("opened")) if "opened" in out else [False] * len(out)
+    asked = list(out.pop("question") if "question" in out else out["prompt"])
+    judged, parts = judge_answers(task.judge, list(out["answer"]), asked, opened)
+    if any(x.thoughts or not x.ended for x in parts):
+        out["thoughts"] = [x.thoughts for x in parts]
+        out["unended"] = [not x.ended for x in parts]
     finite = [not math.isinf(x) for x in out["log_likelihood"]]
     out["outcome"] = [
         outcome_of(*x) for x in zip(out["answer"], out["tokens"], judged, finite, strict=True)
@@ -90,6 +98,8 @@ def _table(
             "empty": mine["empty"].mean() if len(mine) else math.nan,
             "cut": mine["cut"].mean() if len(mine) else math.nan,
         }
+        if "unended" in answers:  # answers that never leave their thoughts
+            row["unended"] = mine["unended"].mean() if len(mine) else math.nan
         for name, values in extra.items():
             row[name] = values.get(arm.key, math.nan)
         # Questions are asked without an instruction, and not of draws.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..circuits.layer_table import UNITS_NOTE
 from ..hosts.loading import load
@@ -148,8 +149,14 @@ def main_reproduce(
     quick: bool = False,
     jbb: str | os.PathLike[str] | None = None,
     benign: str | os.PathLike[str] | None = None,
+    *,
+    dtype: str | None = "auto",
+    device: str | None = "auto",
+    **chat: Any,
 ) -> int:
     """`cna reproduce`: runs all parts, prints the tables, writes the folder. Returns 0.
+
+    dtype, device, chat: further arguments of `cna.load`; a base model, fed raw text, gets the first two.
 
     Raises:
         ValueError: one of `jbb` and `benign` without the other, or what `reproduce` raises.
@@ -161,7 +168,9 @@ def main_reproduce(
     task = None
     if jbb is not None and benign is not None:
         task = jailbreak_task(jbb, benign)
-    result = reproduce(model, base=base, quick=quick, task=task, out=out)
+    tuned = load(model, dtype=dtype, device=device, **chat)
+    other = None if base is None else load(base, dtype=dtype, device=device)
+    result = reproduce(tuned, base=other, quick=quick, task=task, out=out)
     folder = result.save(out)
     print(result)
     print(f"\nwrote {folder}")

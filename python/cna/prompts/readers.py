@@ -7,9 +7,10 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..base.files import require_file
+from ..hosts.messages import is_talk, require_talk
 
 __all__ = ["read_csv", "read_jsonl", "read_prompts", "read_text", "universal_prompts"]
 
@@ -21,7 +22,7 @@ class Evaluated(Protocol):
     """What has prompts to measure on, such as a Task."""
 
     @property
-    def evaluation(self) -> Sequence[str]: ...
+    def evaluation(self) -> Sequence[Any]: ...
 
 
 def read_text(path: Path, caller: str) -> str:
@@ -67,20 +68,20 @@ def read_jsonl(path: Path, caller: str) -> list[tuple[int, object]]:
     return values
 
 
-def read_prompts(source: str | Path | Evaluated | Sequence[str]) -> list[str]:
+def read_prompts(source: str | Path | Evaluated | Sequence[Any]) -> list[Any]:
     """Read a list of prompts.
 
     source: a .txt file (one prompt a line, blank lines ignored), a .csv file (the column `prompt`,
     or the only column; the first row is the header where it says `prompt`), a .jsonl file (strings,
-    or objects with `prompt`), a Task (its evaluation prompts), or a list of strings (checked and
-    copied).
+    lists of messages, or objects with one of these as `prompt`), a Task (its evaluation prompts), or a
+    list of strings or of lists of messages (checked and copied).
     Returns the prompts in the file's order. Raises FileNotFoundError for a missing file, ValueError
     for an empty, unreadable or wrongly laid out one.
     """
     caller = "read_prompts"
     if not isinstance(source, (str, Path)):
         found = list(getattr(source, "evaluation", source))  # type: ignore[arg-type]
-        if not found or any(not isinstance(p, str) or not p.strip() for p in found):
+        if not found or not all(_is_prompt(p, i) for i, p in enumerate(found)):
             raise ValueError(
                 f"{caller}: expected at least one prompt, each a string with text, got "
                 f"{len(found)} items; check the list"
@@ -130,11 +131,19 @@ def _prompts_of_csv(path: Path, caller: str) -> list[str]:
     return found
 
 
-def _prompts_of_jsonl(path: Path, caller: str) -> list[str]:
-    prompts = []
+def _is_prompt(prompt: Any, place: int) -> bool:
+    """Whether this is a text or a list of messages; ValueError for malformed messages."""
+    if not isinstance(prompt, (str, bytes)) and is_talk(prompt):
+        require_talk(prompt, place)
+        return True
+    return isinstance(prompt, str) and bool(prompt.strip())
+
+
+def _prompts_of_jsonl(path: Path, caller: str) -> list[Any]:
+    prompts: list[Any] = []
     for number, value in read_jsonl(path, caller):
         prompt = value.get("prompt") if isinstance(value, dict) else value
-        if not isinstance(prompt, str) or not prompt.strip():
+        if not _is_prompt(prompt, len(prompts)):
             raise ValueError(
                 f"{caller}: expected a string or an object with a string 'prompt', got line "
                 f"{number} of {str(path)!r} otherwise; mend the line"

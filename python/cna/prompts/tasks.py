@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
+from ..hosts.messages import as_text, is_talk, require_talk
 from . import judges
 from .readers import read_csv, read_jsonl, read_text
 
@@ -21,7 +23,7 @@ _EXAMPLE = 'prompt,label\\n"Wash my car.",positive'
 
 @dataclass(frozen=True)
 class Task:
-    """A behaviour to find, steer and measure.
+    """A behaviour to find, steer and measure. A prompt is a text or a list of messages.
 
     positive, negative: discovery prompts that show the behaviour, and matched ones that do not.
     evaluation: other prompts on which the behaviour is expected; its rate is measured here.
@@ -36,10 +38,10 @@ class Task:
 
     name: str
     description: str
-    positive: list[str]
-    negative: list[str]
-    evaluation: list[str]
-    benign: list[str] = field(default_factory=list)
+    positive: list[Any]
+    negative: list[Any]
+    evaluation: list[Any]
+    benign: list[Any] = field(default_factory=list)
     judge: judges.Judge = field(default_factory=lambda: judges.get(_USER_JUDGE))
     source: str = ""
     chat: bool | None = None
@@ -62,7 +64,8 @@ def load(name_or_path: str | Path, allow_leak: bool = False) -> Task:
     """Load a built-in task by name, or the user's own from a file or folder.
 
     name_or_path: one of `names()`; a .csv file with the columns prompt,label; a .jsonl file of
-    objects with prompt and label; or a folder with positive.txt, negative.txt, evaluation.txt and,
+    objects with prompt and label, where prompt may be a list of messages; or a folder with
+    positive.txt, negative.txt, evaluation.txt and,
     where wanted, benign.txt, judge.json and prompt_baseline.txt. A label is positive, negative,
     evaluation or benign.
     The judge of a file is judge.json beside it, named <file>.judge.json, else "refusal-13".
@@ -170,7 +173,7 @@ def _of_table(path: Path) -> Task:
         raise ValueError(
             f"tasks.load: expected prompts, got the empty file {str(path)!r}; write e.g. {_EXAMPLE}"
         )
-    sets: dict[str, list[str]] = {label: [] for label in _LABELS}
+    sets: dict[str, list[Any]] = {label: [] for label in _LABELS}
     for where, prompt, label in rows:
         tidy = label.strip().lower() if isinstance(label, str) else label
         if tidy not in _LABELS:
@@ -178,6 +181,10 @@ def _of_table(path: Path) -> Task:
                 f"tasks.load: expected a label of {', '.join(_LABELS)}, got {label!r} in {where} "
                 f"of {str(path)!r}; correct the label"
             )
+        if isinstance(prompt, list) and is_talk(prompt):
+            require_talk(prompt, len(sets[tidy]))
+            sets[tidy].append(prompt)
+            continue
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(
                 f"tasks.load: expected a prompt with text, got {prompt!r} in {where} of "
@@ -222,7 +229,7 @@ def _rows_of_jsonl(path: Path) -> list[tuple[str, object, object]]:
     return found
 
 
-def _user_task(path: Path, name: str, sets: Mapping[str, list[str]], own: Path) -> Task:
+def _user_task(path: Path, name: str, sets: Mapping[str, list[Any]], own: Path) -> Task:
     judge: judges.Judge = judges.load(own) if own.exists() else judges.get(_USER_JUDGE)
     return Task(
         name=name,
@@ -258,8 +265,8 @@ def _check_sets(task: Task, where: str) -> None:
             )
 
 
-def _normal(prompt: str) -> str:
-    return " ".join(prompt.casefold().split())
+def _normal(prompt: Any) -> str:
+    return " ".join(as_text(prompt).casefold().split())
 
 
 def _check_leak(task: Task) -> None:
@@ -278,6 +285,6 @@ def _check_leak(task: Task) -> None:
 
 
 def _leaks(
-    prompts: Sequence[str], label: str, measured: Mapping[str, str]
-) -> list[tuple[str, str, str]]:
+    prompts: Sequence[Any], label: str, measured: Mapping[str, str]
+) -> list[tuple[Any, str, str]]:
     return [(p, label, measured[_normal(p)]) for p in prompts if _normal(p) in measured]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,24 @@ def test_generate_steers(
     with tiny.steer(cna.Circuit.load(files["c.json"]), -1.0):
         expected = tiny.generate(PROMPTS[:2], max_new_tokens=6)
     assert [r["answer"] for r in rows] == expected
+
+
+def test_a_system_message_and_template_arguments_reach_the_prompts(
+    exports: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(exports("llama"), tmp_path / "m")
+    template = (
+        "{{ day }}|{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    )
+    (folder / "chat_template.jinja").write_text(template)
+    told = ["--system", "Be brief.", "--template-kwargs", '{"day": "1 May"}', "--json"]
+    how = ["--max-new-tokens", "5", "--device", "auto", "--dtype", "auto"]
+    assert main(["generate", "Hi", "--model", str(folder), *told, *how]) == 0
+    text = "1 May|<system>Be brief.<user>Hi<assistant>"
+    plain = cna.load(exports("llama"))
+    ids = plain.tokenizer(text, add_special_tokens=False)["input_ids"]
+    said = json.loads(capsys.readouterr().out)["answer"]
+    assert said == plain.generate([list(ids)], 5)[0]
 
 
 def test_compare_prints_the_overlap(

@@ -82,7 +82,7 @@ def test_conversations_and_a_system_message_reach_the_template(tiny: cna.Model) 
     assert tiny.tokenize([talk]) == [expected]
     polite = cna.Model(tiny.core, tiny.tokenizer, system="Be polite.")
     own = [{"role": "system", "content": "Be polite."}, *TALK]
-    assert polite.tokenize(["Hi"]) == tiny.tokenize([own]) == polite.tokenize([own])
+    assert polite.tokenize(["Hi"]) == tiny.tokenize([own])
     assert polite.tokenize(["Hi"]) != tiny.tokenize(["Hi"])
     with pytest.raises(ValueError, match="chat template for lists of messages"):
         tiny.tokenize([TALK], chat=False)

@@ -20,8 +20,10 @@ import torch
 
 from ... import _core
 from ...base.progress import bar
+from ...hosts import messages
 from ...hosts.model import Model
 from ...prompts.judges import Judge
+from ...prompts.thoughts import judge_answers, opens_thoughts
 from ..divergence import divergence
 from ..outcomes import outcome_of
 
@@ -59,9 +61,9 @@ class Choice:
         self,
         model: Model,
         judge: Judge,
-        positive: Sequence[str],
-        negative: Sequence[str],
-        harmless: Sequence[str],
+        positive: Sequence[Any],
+        negative: Sequence[Any],
+        harmless: Sequence[Any],
         *,
         chat: bool | None,
         max_new_tokens: int,
@@ -74,7 +76,7 @@ class Choice:
         self.active, _ = model._steering(1)
         matched = model.tokenize(negative, chat)
         calm_texts = [*negative, *harmless]
-        calm = model.tokenize(calm_texts, chat)
+        calm = [*matched, *(model.tokenize(harmless, chat) if harmless else [])]
         with bar("choice", progress, "step") as update:
             said = self._answers(_core.Intervention(1), calm, update)
         known = [i for i, tokens in enumerate(said) if tokens]
@@ -120,8 +122,9 @@ class Choice:
     def measure_instruction(self, text: str) -> Measured:
         """The unsteered model with an instruction before each prompt: the baseline "prompt"."""
 
-        def behind(prompts: Sequence[str]) -> list[list[int]]:
-            return self.model.tokenize([f"{text}\n\n{p}" for p in prompts], self.chat)
+        def behind(prompts: Sequence[Any]) -> list[list[int]]:
+            asked = [[messages.behind(text, prompt)] for prompt in prompts]  # of either kind
+            return [self.model.tokenize(one, self.chat)[0] for one in asked]
 
         said = self._answers(_core.Intervention(1), behind(self.texts), None)
         kl = divergence(
@@ -142,7 +145,9 @@ class Choice:
         """
         texts = [self.model.decode(tokens) for tokens in said]
         times = len(said) // len(self.asked)
-        judged = self.judge.judge_all(texts, self.texts * times)
+        asked = [messages.question(prompt) for prompt in self.texts]
+        opened = [opens_thoughts(self.model.tokenizer, ids) for ids in self.asked]
+        judged, _ = judge_answers(self.judge, texts, asked * times, opened * times)
         out = [outcome_of(*x) for x in zip(texts, said, judged, strict=True)]
         others = [i for i, outcome in enumerate(out) if outcome == "other"]
         n = len(self.asked)

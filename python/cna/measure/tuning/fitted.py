@@ -28,8 +28,8 @@ class Fitted:
         self,
         model: Model,
         task: Task,
-        positive: Sequence[str],
-        negative: Sequence[str],
+        positive: Sequence[Any],
+        negative: Sequence[Any],
         batch_size: int,
         progress: bool,
     ) -> None:

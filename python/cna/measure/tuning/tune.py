@@ -164,7 +164,7 @@ def tune(
     return best
 
 
-Sides = tuple[list[str], list[str]]
+Sides = tuple[list[Any], list[Any]]
 
 
 def halves(task: Task, seed: int) -> tuple[Sides, Sides]:
