@@ -137,7 +137,7 @@ def test_base_against_instruct_feeds_the_base_model_raw_text(model: cna.Model):
 
 def test_base_against_instruct_refuses_models_of_different_shape(model: cna.Model):
     class Other:
-        n_layers, width = 5, 64
+        n_layers, width, widths = 5, 64, [64] * 5
 
     with pytest.raises(ValueError, match="one architecture"):
         analysis.base_against_instruct(Other(), model, POSITIVE, NEGATIVE)  # type: ignore[arg-type]
