@@ -33,7 +33,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* format_name = "cna.circuit";
 constexpr int64_t format_version = 2;  // 1 where all layers are as wide
-constexpr int deepest = 64;  // levels of JSON: deeper text is an attack or a mistake
+constexpr int deepest = 64;            // levels of JSON: deeper text is an attack or a mistake
 
 Json parse_json(std::string_view text) {
   return Json::parse(text, [](int depth, Json::parse_event_t, Json&) {

@@ -146,8 +146,7 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
     jit::Node* tap = insert_tap(graph, site.input, taps, slot(Site::neuron, layer), site.taker);
     site.taker->replaceInput(site.input_slot, tap->output());
     tap_after(graph, projection_output(site), taps, slot(Site::mlp_output, layer));
-    if (out.residual_sites)
-      tap_after(graph, streams[i], taps, slot(Site::residual, layer));
+    if (out.residual_sites) tap_after(graph, streams[i], taps, slot(Site::residual, layer));
   }
   // The recording graph is the forward graph cut behind the last neuron tap.
   jit::EliminateDeadCode(out.forward);

@@ -127,7 +127,8 @@ std::vector<int64_t> layer_numbers(const std::vector<Linear>& sites) {
   std::vector<int64_t> out;
   for (const Linear& site : sites) {
     std::optional<int64_t> number;  // of the last whole part of digits that has a part below it
-    for (size_t from = 0, to; (to = site.path.find('.', from)) != std::string::npos; from = to + 1) {
+    for (size_t from = 0, to; (to = site.path.find('.', from)) != std::string::npos;
+         from = to + 1) {
       const std::string part = site.path.substr(from, to - from);
       if (!part.empty() && part.size() < 8 &&
           part.find_first_not_of("0123456789") == std::string::npos)

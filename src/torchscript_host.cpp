@@ -187,8 +187,7 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
   std::string pattern = options.pattern.empty() ? manifest.tap_pattern : options.pattern;
   Grafted graph = graft(module, pattern.empty() ? kDownProjection : pattern);
   const size_t arguments = graph.forward->inputs().size() - 2;
-  if (exported &&
-      (arguments != 4 + 2 * manifest.cache.size() || graph.shape != manifest.shape)) {
+  if (exported && (arguments != 4 + 2 * manifest.cache.size() || graph.shape != manifest.shape)) {
     throw_error(
         "load: expected the archive that the manifest describes ({} neurons, {} "
         "inputs), got {}, {} inputs in '{}'; export the model again",

@@ -177,7 +177,8 @@ inline Circuit::Circuit(GridShape shape, std::vector<Neuron> neurons, Provenance
                                     [](int64_t width) { return width < 0; });
   if (negative || (!shape_.widths.empty() && shape_ != GridShape::of(shape_.widths))) {
     throw_value_error(
-        "Circuit: expected a width for each of {} layers, the largest {}, got {} of them, from {} on; pass "
+        "Circuit: expected a width for each of {} layers, the largest {}, got {} of them, from {} "
+        "on; pass "
         "the model's widths",
         shape_.layers, shape_.width, shape_.widths.size(),
         *std::min_element(shape_.widths.begin(), shape_.widths.end()));

@@ -58,8 +58,8 @@ class BasicUniversalCounter {
   explicit BasicUniversalCounter(GridShape shape, double top_fraction = 0.001)
       : shape_(shape),
         top_(circuit_size(shape, top_fraction)),
-        counts_(Traits::counts_from(
-            std::vector<int64_t>(static_cast<std::size_t>(shape.places())))) {}
+        counts_(
+            Traits::counts_from(std::vector<int64_t>(static_cast<std::size_t>(shape.places())))) {}
 
   /// The same counts in another kind of array.
   template <GridArray Other>

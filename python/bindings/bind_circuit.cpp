@@ -176,8 +176,7 @@ void bind_circuit(py::module_& m) {
       .def("__repr__",
            [](const Circuit& c) {
              return fmt::format("Circuit({} neurons of {}, {:.0f} % in the last 3 layers)",
-                                c.size(), c.shape().text(),
-                                100 * c.share_in_last_layers(3));
+                                c.size(), c.shape().text(), 100 * c.share_in_last_layers(3));
            })
       .def("_repr_html_",
            [](const py::object& self) {

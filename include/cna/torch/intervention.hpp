@@ -74,7 +74,8 @@ class CNA_API Intervention {
   /// which they were put together does not count, their numbers do to the last bit.
   [[nodiscard]] std::string digest() const;
   /// Throws ValueError if the edits do not fit a model of this shape.
-  void require_fits(const GridShape& shape, int64_t hidden, bool residual_sites, int64_t vocab = 0) const;
+  void require_fits(const GridShape& shape, int64_t hidden, bool residual_sites,
+                    int64_t vocab = 0) const;
 
   /// Edits for rows that follow these arms; [rows or 1, 1, features] on `device`.
   /// Low precision models keep float32 edits, so that the product is rounded once.

@@ -169,26 +169,7 @@ def live_module(
     system: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
-    """A `Model` over a Hugging Face module; `cna.live` takes names too.
-
-    A tensor-parallel model (one process per shard) is called in all its processes with the same
-    arguments; each gets the whole answer.
-
-    Args:
-        hf_model: a decoder-only causal language model; stays yours, and sees no change between
-            calls (in training it runs without dropout, and trains on). It may be spread or offloaded
-            by `device_map`, quantised, or tensor-parallel.
-        tokenizer: its tokenizer, or None.
-        pattern: regular expression for the down projection's module name.
-        cache: keep keys and values between steps, where that is exact (compared with plain passes
-            now, see `layouts`). Else, or with False, prompts run one at a time and whole at each
-            step: slow, but right for every model, and past the original length of "longrope" models.
-        system, template_kwargs: of the chat template, see `load`.
-    Raises:
-        ValueError: encoder-decoder or mixture-of-experts models, no down projection, two in one
-            block, or weights that are split in a way that is not known.
-        RuntimeError: a down projection that gets other activations than its weights say.
-    """
+    """A `Model` over a Hugging Face module: as `cna.live`, which says more, without names."""
     check_exportable(hf_model, "live")
     if ranks(hf_model) > 1:  # before a pass: a split that is not known may not even run
         split = down_projections(hf_model, pattern)

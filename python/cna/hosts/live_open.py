@@ -54,8 +54,8 @@ def live(
         system, template_kwargs: of the chat template, see `load`.
     Raises:
         ValueError: bad arguments, or those of a name with a module; encoder-decoder or
-            mixture-of-experts models, no down projection, blocks without an MLP between others, or
-            weights that are split in a way that is not known.
+            mixture-of-experts models, no down projection, two in one block, or weights that are split
+            in a way that is not known.
         FileNotFoundError: nothing is there, or a folder without a model.
         RuntimeError: no model of that name can be had or placed; a down projection that gets other
             activations than its weights say.
