@@ -73,7 +73,9 @@ def load(
     require_revision("load", name, path, revision)
     if path.is_dir() and (path / "manifest.json").exists():
         if is_auto(device):
-            where = choose_device("load", _compiled_for(path))
+            made = _compiled_for(path)
+            # Where there is no GPU the host says what the folder was compiled for.
+            where = choose_device("load", None if made == "cuda" else made)
             announce(os.fspath(name), where)
         return open_export(path, device=where, pattern=pattern, verify=verify, **chat)
     if path.is_file() and path.suffix == ".pt2":

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..base.errors import first_line
-from ..hosts.auto import choose_device
+from ..hosts.auto import choose_device, is_auto
 from ..hosts.model import Model
 
 TIMEOUT = 1800.0  # seconds without a sign of another rank; $CNA_DISTRIBUTED_TIMEOUT changes it
@@ -142,6 +142,7 @@ def load_in_turn(load: Callable[[], Model], function: str = "load") -> Model:
 
 def device_of_rank(device: str) -> str:
     """ "cuda", or "auto" where there is one, becomes the CUDA device of this rank on its machine."""
-    if is_distributed() and choose_device("load", device) == "cuda":
+    chosen = choose_device("load", device) if is_auto(device) else device
+    if is_distributed() and chosen == "cuda":
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return device

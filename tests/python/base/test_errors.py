@@ -107,7 +107,7 @@ def test_a_circuit_of_another_shape(tiny: cna.Model) -> None:
         (["fine", "  \n"], "prompt 1"),
         (["fine", [1, 2]], "all strings"),
         ([3.5], "all strings"),
-        ([[1, 2], []], "no token"),
+        ([[1, 2], []], "an empty list as prompt 1"),
         ([[1, 99999]], "token ids below"),
         ([[1, -4]], "token ids below"),
         (["x" * 300], "at most 256 tokens"),
