@@ -89,11 +89,12 @@ demo-check: demo-out/report.html
 	$(BIN)/python -m pytest -n $(WORKERS) -m "smollm2 and not nightly" \
 	  tests/demo tests/python/docs/test_notebooks.py tests/python/ship/test_convert.py
 
-# make headers: every header alone, once with torch and once where no torch is looked for
+# make headers: every header alone, once with torch and once where no torch is looked for, and every source
+# without the neighbours that it is compiled with otherwise
 headers: $(VENV)/.ready
 	cmake -S . -B .build/headers -G Ninja -DCMAKE_PREFIX_PATH=$(SITE) -DCNA_TESTS=ON \
-	  -DCNA_HEADER_TESTS=ON -DCNA_WERROR=ON
-	cmake --build .build/headers -j$(JOBS) --target cna_headers_alone
+	  -DCNA_HEADER_TESTS=ON -DCNA_WERROR=ON -DCNA_UNITY=OFF
+	cmake --build .build/headers -j$(JOBS) --target cna_headers_alone cna_torch
 	cmake -S . -B .build/headers-core -G Ninja -DCMAKE_PREFIX_PATH=$(SITE) -DCNA_TORCH=OFF \
 	  -DCNA_TESTS=ON -DCNA_HEADER_TESTS=ON -DCNA_WERROR=ON
 	cmake --build .build/headers-core -j$(JOBS) --target cna_headers_alone
