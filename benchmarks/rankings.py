@@ -40,7 +40,6 @@ BOUNDS = (0.01, 0.02, 0.04, 0.06, 0.1, 0.25)  # of the second table
 RANKINGS = ("mean_difference", "effect_size", "contribution", "residual", "direction")
 SIZES = (0.5, 1.0, 2.0)  # thousandths of all neurons
 DRAWS = 5
-BEST = "CAA, the best of its layers in hindsight"
 
 
 def most_neurons(fitted: Fitted, candidate: Candidate) -> int:
@@ -173,13 +172,6 @@ def mean_fall(rows: pd.DataFrame, before: float, column: str) -> float:
     return sum((end - kl) * fall for (kl, fall), end in zip(steps, ends, strict=True)) / MOST_KL
 
 
-def with_best_layer(found: pd.DataFrame, key: str) -> pd.DataFrame:
-    """`found` and a row a task and split that takes CAA's layer with the largest `key` there."""
-    of_layers = found[found["family"].str.startswith("CAA, layer")]
-    best = of_layers.loc[of_layers.groupby(["task", "split"])[key].idxmax()]
-    return pd.concat([found, best.assign(family=BEST)], ignore_index=True)
-
-
 def scores(rows: pd.DataFrame) -> pd.DataFrame:
     """The yardstick of every family, by task and split."""
     out = []
@@ -196,7 +188,7 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
                     "settings": len(mine),
                 }
             )
-    return with_best_layer(pd.DataFrame(out), "left")
+    return pd.DataFrame(out)
 
 
 def falls(rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -209,10 +201,7 @@ def falls(rows: pd.DataFrame, column: str) -> pd.DataFrame:
                 bound: max([0.0, *(base - mine[column][mine["kl"] <= bound])]) for bound in BOUNDS
             }
             out.append({"task": task, "split": split, "family": family, **values})
-    found = pd.DataFrame(out)
-    of_layers = found[found["family"].str.startswith("CAA, layer")]
-    best = of_layers.groupby(["task", "split"], as_index=False)[list(BOUNDS)].max()
-    return pd.concat([found, best.assign(family=BEST)], ignore_index=True)
+    return pd.DataFrame(out)
 
 
 def bounds_table(found: pd.DataFrame, families: list[str]) -> list[str]:
@@ -313,14 +302,8 @@ def main() -> None:
     rows = pd.concat(parts, ignore_index=True)
     found = scores(rows)
     lines = table(found)
-    few = [
-        "contribution",
-        "contribution, λ 0.2",
-        "direction",
-        "mean_difference",
-        BEST,
-        "logit bias",
-    ]
+    few = ["contribution", "contribution, λ 0.2", "direction", "mean_difference", "logit bias"]
+    few += [f for f in dict.fromkeys(rows["family"]) if f.startswith("CAA")]  # none chosen
     for column, said in {"left": "*left*", "rate": "the behaviour's rate alone"}.items():
         lines += [
             "",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -166,8 +165,7 @@ def live_module(
     model_id: str | None = None,
     pattern: str = "",
     cache: bool = True,
-    system: str | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
+    **chat: Any,
 ) -> Model:
     """A `Model` over a Hugging Face module: as `cna.live`, which says more, without names."""
     check_exportable(hf_model, "live")
@@ -186,7 +184,7 @@ def live_module(
         except BaseException:
             step.leave()
             raise
-    model = Model(core, tokenizer, system=system, template_kwargs=template_kwargs)
+    model = Model(core, tokenizer, **chat)
     model.generation_settings = generation_settings(hf_model)
     model.ranks = ranks(hf_model)
     model.weights_mark = "" if ranks(hf_model) > 1 else weights_mark(hf_model)
