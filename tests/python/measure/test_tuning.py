@@ -14,6 +14,7 @@ import torch
 from cna.cli import main
 from cna.measure.outcomes import is_broken
 from cna.measure.tuning import search as searching
+from cna.measure.tuning.budget import MARGIN, Budget
 from cna.measure.tuning.candidate import suggest
 from cna.measure.tuning.choice import TAIL, WIDE, Choice
 from cna.measure.tuning.search import front, within
@@ -49,6 +50,32 @@ def long_task() -> Any:
         judge=cna.judges.CallableJudge("even", lambda text: len(text) % 2 == 0),
         prompt_baseline="Be brief.",
     )
+
+
+def test_a_batch_begins_only_if_the_evaluation_still_ends_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    budget = Budget(started=100.0, seconds=60.0, evaluation=2.0)
+    begun = 0
+    while begun < 1 or budget.has_time_for(1):
+        with budget.batch():
+            clock[0] += 7.0 if begun else 9.0  # the slowest counts
+        begun += 1
+    assert clock[0] + 9.0 * (1 + MARGIN * 2.0) > 160.0 >= clock[0] + 9.0 * MARGIN * 2.0
+    assert Budget(100.0, None, 2.0).has_time_for(10**9)
+
+
+def test_a_search_without_time_measures_one_batch_of_each_and_says_so(
+    model: cna.Model, long_task: Any
+) -> None:
+    best = cna.tune(model, long_task, **(SMALL | {"seconds": 1e-3}))
+    assert best.settings["steps"] == 1
+    of_layers = len(best.table[best.table["kind"] == "caa"]["layer"].unique())
+    assert best.settings["caa_grid"] == [3, 12] and of_layers == 3
+    whole = cna.tune(model, long_task, **SMALL, steps=1)
+    assert whole.settings["caa_grid"] == [12, 12]
 
 
 def mean_log_p(hf: Any, prompt: list[int], said: list[int]) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
+from .budget import Budget
 from .candidate import Candidate, starting_points, suggest
 from .log import TrialLog
 
@@ -36,7 +36,7 @@ def search(
     neurons: int,
     rankings: Sequence[str],
     steps: int | None,
-    until: float,
+    budget: Budget,
     per_step: int,
     seed: int,
     tell: Callable[[int, int], None],
@@ -47,7 +47,7 @@ def search(
         measure: one result a candidate, None for one that cannot be built; results have left and kl.
         n_layers, neurons: of the model.
         rankings: those that the model can give; proposals of others are dropped.
-        until: seconds of `time.monotonic` at which no further step begins; steps: at most so many.
+        budget: of seconds, asked before each step to be measured but the first; steps: at most so many.
         tell: called with the steps that are done and those wanted (0: not known).
     """
     optuna = require_optuna()
@@ -58,10 +58,8 @@ def search(
             if parameters["ranking"] in rankings:
                 study.enqueue_trial(parameters)
         step = 0
-        longest = 0.0
         while steps is None or step < steps:
-            started = time.monotonic()
-            if step >= len(log.batches) and step > 0 and started + longest > until:
+            if step >= len(log.batches) and step > 0 and not budget.has_time_for(1):
                 break
             # A sampler of its own for each step: a resumed search proposes what the whole one did.
             study.sampler = optuna.samplers.TPESampler(
@@ -72,7 +70,8 @@ def search(
             if step < len(log.batches):
                 results = [row["result"] for row in log.batches[step]]
             else:
-                results = measure([c for c in proposed if c.ranking in rankings])
+                with budget.batch():
+                    results = measure([c for c in proposed if c.ranking in rankings])
                 found = iter(results)
                 results = [next(found) if c.ranking in rankings else None for c in proposed]
                 log.add(
@@ -81,7 +80,6 @@ def search(
                         for c, r in zip(proposed, results, strict=True)
                     ]
                 )
-                longest = max(longest, time.monotonic() - started)
             for trial, result in zip(trials, results, strict=True):
                 if result is None:
                     study.tell(trial, state=optuna.trial.TrialState.FAIL)

@@ -25,6 +25,7 @@ from ..arm import Arm, operation_arms, vector_arms
 from ..baselines import prompt_arms
 from ..result import SweepResult
 from ..sweep import sweep
+from .budget import Budget
 from .candidate import Candidate
 from .choice import Choice, Measured
 from .fitted import Fitted
@@ -32,7 +33,7 @@ from .log import TrialLog
 from .result import TuneResult
 from .search import require_optuna, search, within
 
-CAA_COEFFICIENTS = (-1.0, -0.5, -0.375, -0.25)
+CAA_COEFFICIENTS = (-0.375, -0.5, -0.25, -1.0)  # the likelier ones first: time may end the grid
 CHOICE_PROMPTS = 16  # of the behaviour, and as many without it
 HARMLESS = 8  # prompts of cna's own
 FAR = 5.0  # times the bound: settings beyond are asked nothing
@@ -60,8 +61,8 @@ def tune(
 
     Args:
         max_kl: bound on the benign KL, nats per token; the choice keeps to it by a standard error.
-        seconds: of the whole call; no step begins that would not end in time with the evaluation.
-            None: `steps` alone decide.
+        seconds: of the whole call; nothing begins that would not end in time with the evaluation but
+            one batch of CAA's grid and one step. None: `steps` alone decide.
         steps, per_step: batches of candidates, and candidates in each.
         max_new_tokens: of an answer, in the search and in the evaluation.
         out: a run folder, see `TuneResult.save`; a stopped search goes on from what it tried there.
@@ -117,11 +118,12 @@ def tune(
         results = iter(measured.measure(known, False, FAR * max_kl) if known else [])
         return [None if b is None else dataclasses.asdict(next(results)) for b in built]
 
-    vectors = _caa_table(fitted.caa, measured, per_step, FAR * max_kl)
     asked = []
     if task.prompt_baseline:
         found = measured.measure_instruction(task.prompt_baseline)
         asked = [pd.DataFrame([{"kind": "prompt", "strength": 1.0, **dataclasses.asdict(found)}])]
+    budget = Budget(started, seconds, _evaluation_rows(task) / (per_step * len(choice[0])))
+    vectors = _caa_table(fitted.caa, measured, per_step, FAR * max_kl, budget)
     with bar("tune", progress, "step") as update:
         tried = search(
             measure,
@@ -130,7 +132,7 @@ def tune(
             neurons=model.n_neurons,
             rankings=fitted.rankings,
             steps=steps,
-            until=_until(started, seconds, time.monotonic() - started),
+            budget=budget,
             per_step=per_step,
             seed=seed,
             tell=update or (lambda done, total: None),
@@ -153,6 +155,7 @@ def tune(
         "per_step": per_step,
         "steps": int(tried["step"].max()) + 1,
         "seconds": round(time.monotonic() - started, 1),
+        "caa_grid": [len(vectors), len(fitted.caa.vectors) * len(CAA_COEFFICIENTS)],
         "n_fit": [len(x) for x in fit],
         "n_choice": [len(x) for x in choice],
         "without_weights": fitted.without_weights,
@@ -183,24 +186,27 @@ def halves(task: Task, seed: int) -> tuple[Sides, Sides]:
     return fit, ([task.positive[i] for i in held], [task.negative[i] for i in held])
 
 
-def _until(started: float, seconds: float | None, spent: float) -> float:
-    """When the last step must have ended: the evaluation takes about as long as the fit twice."""
-    return float("inf") if seconds is None else started + seconds - max(2.0 * spent, 0.15 * seconds)
+def _evaluation_rows(task: Task) -> int:
+    """Answers of the evaluation: the model's, the choice's, CAA's and the instruction's."""
+    return len(task.evaluation) * (3 + bool(task.prompt_baseline))
 
 
 def _caa_table(
-    vector: SteeringVector, measured: Choice, per_step: int, most_kl: float
+    vector: SteeringVector, measured: Choice, per_step: int, most_kl: float, budget: Budget
 ) -> pd.DataFrame:
-    """CAA at each layer and coefficient, on the same prompts."""
-    grid = [(layer, c) for layer in vector.vectors for c in CAA_COEFFICIENTS]
+    """CAA at each layer and coefficient, on the same prompts, as far as the time goes."""
+    grid = [(layer, c) for c in CAA_COEFFICIENTS for layer in vector.vectors]
     found: list[Measured] = []
     for at in range(0, len(grid), per_step):
-        part = grid[at : at + per_step]
-        steered = [vector.at(layer).intervention([c]) for layer, c in part]
-        found += measured.measure(steered, False, most_kl)
+        if at and not budget.has_time_for(2):  # a step of the search must follow
+            break
+        with budget.batch():
+            part = grid[at : at + per_step]
+            steered = [vector.at(layer).intervention([c]) for layer, c in part]
+            found += measured.measure(steered, False, most_kl)
     rows = [
         {"kind": "caa", "layer": layer, "strength": c, **dataclasses.asdict(m)}
-        for (layer, c), m in zip(grid, found, strict=True)
+        for (layer, c), m in zip(grid[: len(found)], found, strict=True)
     ]
     return pd.DataFrame(rows)
 
