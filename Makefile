@@ -1,6 +1,6 @@
 # make test: builds everything and runs all tests but the nightly ones; a table of times at the end.
 # make demo: the main job on the default model.
-# make nightly: everything, also what takes too long for every push.
+# make nightly: what takes too long for every push, beside make test and make demo.
 # Needs Python 3.10+, a C++20 compiler and pip; everything goes into .venv and .build.
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +19,8 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: help test nightly venv build headers demo demo-check docs lint format cpp-tests python-tests \
-  python-nightly newest oldest sanitize fuzz fuzz-circuit fuzz-gguf fuzz-nightly bench stubs clean
+  python-nightly python-threads newest oldest sanitize fuzz fuzz-circuit fuzz-gguf fuzz-nightly \
+  bench stubs clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -43,8 +44,8 @@ test:
 	@MAKE="$(MAKE)" scripts/stages.sh venv lint+build sanitize+cpp-tests+docs python-tests fuzz
 
 nightly:
-	@MAKE="$(MAKE)" scripts/stages.sh -k venv lint build headers cpp-tests sanitize docs demo-check \
-	  python-nightly newest oldest fuzz-nightly
+	@MAKE="$(MAKE)" scripts/stages.sh -k venv build headers python-nightly python-threads \
+	  newest oldest fuzz-nightly
 
 venv: $(VENV)/.ready $(VENV)-docs/.ready
 
@@ -56,9 +57,12 @@ cpp-tests: $(VENV)/.installed
 python-tests: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --durations=25 --durations-min=4
 
-# With all threads in one process: sums of several threads are tested too.
 python-nightly: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "nightly or not nightly" --durations=10
+	$(BIN)/python -m pytest -n $(WORKERS) -m nightly --durations=10
+
+# With all threads in one process: sums of several threads give the numbers of the oracles too.
+python-threads: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 0 tests/python/circuits tests/python/analysis tests/python/hosts/test_hosts.py
 
 # make newest, make oldest: the Python tests beside the newest releases, and beside transformers 5.0, each in
 # an environment of its own (see scripts/companions.sh)
