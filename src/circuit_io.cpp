@@ -2,6 +2,7 @@
 ///
 ///   {"format": "cna.circuit", "format_version": 1, "n_layers": 30, "width": 1536,
 ///    ("widths": [1536, 768, ...] of each layer where they differ; then format_version is 2,)
+///    ("experts": [[count, width], ...] of each layer of a mixture; then format_version is 3,)
 ///    "neurons": [[layer, index, delta], ...], "universal_removed": [[layer, index], ...],
 ///    "provenance": {name: any JSON value, ...}}
 #include <fcntl.h>
@@ -32,8 +33,14 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr const char* format_name = "cna.circuit";
-constexpr int64_t format_version = 2;  // 1 where all layers are as wide
-constexpr int deepest = 64;            // levels of JSON: deeper text is an attack or a mistake
+constexpr int64_t format_version = 3;
+constexpr int deepest = 64;  // levels of JSON: deeper text is an attack or a mistake
+
+/// The oldest version that says all of a shape, so that older releases read what they can.
+int64_t version_for(const GridShape& shape) {
+  if (!shape.experts.empty()) return format_version;
+  return shape.widths.empty() ? 1 : 2;
+}
 
 Json parse_json(std::string_view text) {
   return Json::parse(text, [](int depth, Json::parse_event_t, Json&) {
@@ -60,12 +67,19 @@ class Reader {
            fmt::format("{}", written), "update cna: a newer one wrote this");
     }
     if (written < 1) {
-      fail("expected format_version 1 or 2", fmt::format("{}", written), "save the circuit again");
+      fail("expected format_version 1, 2 or 3", fmt::format("{}", written),
+           "save the circuit again");
     }
     GridShape shape{whole(field(root, "n_layers"), "n_layers"),
                     whole(field(root, "width"), "width")};
     if (root.contains("widths")) {
       for (const Json& entry : list(root, "widths")) shape.widths.push_back(whole(entry, "width"));
+    }
+    if (root.contains("experts")) {
+      for (const Json& entry : list(root, "experts")) {
+        const NeuronId both = place(entry, "experts", 2, "[count, width]");
+        shape.experts.push_back({both.layer, both.index});
+      }
     }
     std::vector<Neuron> neurons;
     for (const Json& entry : list(root, "neurons")) {
@@ -245,10 +259,13 @@ std::string to_json(const Circuit& circuit) {
   }
   const GridShape& shape = circuit.shape();
   Json out{{"format", format_name},
-           {"format_version", shape.widths.empty() ? 1 : format_version},
+           {"format_version", version_for(shape)},
            {"n_layers", shape.layers},
            {"width", shape.width}};
   if (!shape.widths.empty()) out["widths"] = shape.widths;
+  for (const Experts& here : shape.experts) {
+    out["experts"].push_back(Json::array({here.count, here.width}));
+  }
   out["neurons"] = std::move(neurons);
   out["universal_removed"] = std::move(removed);
   out["provenance"] = std::move(provenance);

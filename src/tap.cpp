@@ -32,6 +32,12 @@ void Taps::set_edits(std::vector<TapEdit> edits) {
   for (TapEdit& edit : edits) edits_.at(static_cast<size_t>(edit.slot)).push_back(std::move(edit));
 }
 
+bool Taps::watches(int64_t slot) const {
+  const auto s = static_cast<size_t>(slot);
+  return (s < recorded_.size() && recording_[slot / layers_]) ||
+         (s < edits_.size() && !edits_[s].empty());
+}
+
 void Taps::set_places(at::Tensor from_end) {
   places_ = std::move(from_end);
   chosen_.clear();

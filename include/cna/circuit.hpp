@@ -158,6 +158,25 @@ inline void require_same_shape(std::string_view function, const Circuit& a, cons
       function, a.shape().text(), b.shape().text());
 }
 
+inline void require_experts(const GridShape& shape) {
+  const auto layers = static_cast<int64_t>(shape.experts.size());
+  if (layers != 0 && layers != shape.layers) {
+    throw_value_error(
+        "Circuit: expected experts for each of {} layers, got {}; pass the model's experts",
+        shape.layers, layers);
+  }
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    const Experts& here = shape.experts[static_cast<std::size_t>(layer)];
+    const int64_t width = shape.width_of(layer);
+    if (here.count >= 0 && here.width >= 0 && (here.width == 0 || here.count <= width / here.width))
+      continue;
+    throw_value_error(
+        "Circuit: expected experts within the {} neurons of layer {}, got {} of {}; pass the "
+        "model's experts",
+        width, layer, here.count, here.width);
+  }
+}
+
 }  // namespace detail
 
 inline Circuit::Circuit(GridShape shape, std::vector<Neuron> neurons, Provenance provenance,
@@ -175,7 +194,8 @@ inline Circuit::Circuit(GridShape shape, std::vector<Neuron> neurons, Provenance
   }
   const bool negative = std::any_of(shape_.widths.begin(), shape_.widths.end(),
                                     [](int64_t width) { return width < 0; });
-  if (negative || (!shape_.widths.empty() && shape_ != GridShape::of(shape_.widths))) {
+  if (negative ||
+      (!shape_.widths.empty() && shape_ != GridShape::of(shape_.widths, shape_.experts))) {
     throw_value_error(
         "Circuit: expected a width for each of {} layers, the largest {}, got {} of them, from {} "
         "on; pass "
@@ -183,6 +203,7 @@ inline Circuit::Circuit(GridShape shape, std::vector<Neuron> neurons, Provenance
         shape_.layers, shape_.width, shape_.widths.size(),
         *std::min_element(shape_.widths.begin(), shape_.widths.end()));
   }
+  detail::require_experts(shape_);
   const auto require_inside = [&](NeuronId id) {
     if (shape_.contains(id.layer, id.index)) return;
     const bool known = id.layer >= 0 && id.layer < shape_.layers;

@@ -28,26 +28,56 @@ namespace cna {
 /// One double per neuron [layers, width], stored row by row.
 using Grid = Eigen::Array<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
+/// The experts of a layer: they come first in it, one behind the other; neurons that every token
+/// sees stand behind them.
+struct Experts {
+  int64_t count = 0;  ///< 0: a dense layer
+  int64_t width = 0;  ///< neurons of each
+
+  [[nodiscard]] int64_t neurons() const { return count * width; }
+  friend bool operator==(const Experts&, const Experts&) = default;
+};
+
+/// Where a neuron stands in a layer with experts.
+struct ExpertPlace {
+  int64_t expert = -1;  ///< -1: every token sees it
+  int64_t index = 0;    ///< in its expert, or behind all experts
+
+  friend bool operator==(const ExpertPlace&, const ExpertPlace&) = default;
+};
+
 /// The number of layers of a model and of neurons in each layer.
 struct GridShape {
   int64_t layers = 0;
   int64_t width = 0;  ///< of the widest layer
   /// Of each layer where they differ, 0 for a block without an MLP; empty: all are as wide.
   std::vector<int64_t> widths = {};
+  /// Of each layer of a mixture; empty: no layer has experts.
+  std::vector<Experts> experts = {};
 
-  /// The shape of layers of these widths.
-  [[nodiscard]] static GridShape of(std::vector<int64_t> widths) {
+  /// The shape of layers of these widths, with their experts.
+  [[nodiscard]] static GridShape of(std::vector<int64_t> widths,
+                                    std::vector<Experts> experts = {}) {
     GridShape out{static_cast<int64_t>(widths.size()), 0};
     for (const int64_t w : widths) out.width = std::max(out.width, w);
     const bool even =
         std::all_of(widths.begin(), widths.end(), [&](int64_t w) { return w == out.width; });
     if (!even) out.widths = std::move(widths);
+    const bool mixed =
+        std::any_of(experts.begin(), experts.end(), [](const Experts& e) { return e.count > 0; });
+    if (mixed) out.experts = std::move(experts);
     return out;
   }
 
   /// Neurons of a layer, which must be below `layers`.
   [[nodiscard]] int64_t width_of(int64_t layer) const {
     return widths.empty() ? width : widths[static_cast<std::size_t>(layer)];
+  }
+  /// Where a neuron of the model stands in its layer.
+  [[nodiscard]] ExpertPlace expert_of(int64_t layer, int64_t index) const {
+    const Experts here = experts.empty() ? Experts{} : experts[static_cast<std::size_t>(layer)];
+    if (index >= here.neurons()) return {-1, index - here.neurons()};
+    return {index / here.width, index % here.width};
   }
   /// All neurons of the model.
   [[nodiscard]] int64_t size() const {

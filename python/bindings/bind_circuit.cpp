@@ -23,13 +23,17 @@ Provenance provenance_from_dict(const py::dict& values) {
 
 /// The shape of layers that differ in width, or of even ones.
 GridShape shape_from(std::pair<int64_t, int64_t> shape,
-                     const std::optional<std::vector<int64_t>>& widths) {
-  const GridShape even{shape.first, shape.second};
-  if (!widths) return even;
+                     const std::optional<std::vector<int64_t>>& widths,
+                     const ExpertPairs& experts) {
+  GridShape even{shape.first, shape.second};
+  if (!widths) {
+    even.experts = GridShape::of({}, experts_from(experts)).experts;
+    return even;
+  }
   for (const int64_t width : *widths)
     if (width < 0)
       throw_value_error("Circuit: expected widths of 0 or more, got {}; pass the model's", width);
-  GridShape out = GridShape::of(*widths);
+  GridShape out = GridShape::of(*widths, experts_from(experts));
   if (out.layers != even.layers || out.width != even.width)
     throw_value_error(
         "Circuit: expected a width for each of {} layers, the largest {}, got {} up to {}; pass "
@@ -109,20 +113,36 @@ void bind_circuit(py::module_& m) {
       .def(py::init([](std::pair<int64_t, int64_t> shape, std::vector<Neuron> neurons,
                        const py::dict& provenance,
                        const std::vector<std::pair<int64_t, int64_t>>& universal_removed,
-                       const std::optional<std::vector<int64_t>>& widths) {
-             const GridShape grid = shape_from(shape, widths);
+                       const std::optional<std::vector<int64_t>>& widths,
+                       const ExpertPairs& experts) {
+             const GridShape grid = shape_from(shape, widths, experts);
              return Circuit(grid, std::move(neurons), provenance_from_dict(provenance),
                             ids_from(universal_removed, grid));
            }),
            py::arg("shape"), py::arg("neurons"), py::arg("provenance") = py::dict(),
            py::arg("universal_removed") = std::vector<std::pair<int64_t, int64_t>>(),
-           py::arg("widths") = py::none())
+           py::arg("widths") = py::none(), py::arg("experts") = ExpertPairs())
       .def_property_readonly(
           "shape", [](const Circuit& c) { return std::pair(c.shape().layers, c.shape().width); },
           "(n_layers, width) of the model; width is that of the widest layer.")
       .def_property_readonly(
           "widths", [](const Circuit& c) { return widths_of(c.shape()); },
           "Neurons of each layer of the model, [n_layers]; 0 for a block without an MLP.")
+      .def_property_readonly(
+          "experts", [](const Circuit& c) { return experts_of(c.shape()); },
+          "(count, width) of each layer's experts, [n_layers]; empty where no layer has any.")
+      .def(
+          "expert_of",
+          [](const Circuit& c, int64_t layer, int64_t index) {
+            if (!c.shape().contains(layer, index))
+              throw_index_error(
+                  "expert_of: expected a neuron inside {}, got ({}, {}); count from 0",
+                  c.shape().text(), layer, index);
+            const ExpertPlace at = c.shape().expert_of(layer, index);
+            return std::pair(at.expert < 0 ? std::nullopt : std::optional(at.expert), at.index);
+          },
+          py::arg("layer"), py::arg("index"),
+          "(expert, index in it) of a neuron; expert is None for one that every token sees.")
       .def_property_readonly(
           "neurons", [](const Circuit& c) { return c.neurons(); },
           "List of Neuron, by |delta| descending, then layer, then index.")

@@ -13,7 +13,10 @@ ModelInfo info_from(const py::dict& d) {
   ModelInfo info;
   info.id = py::cast<std::string>(d["model_id"]);
   info.weights_hash = py::cast<std::string>(d["weights_hash"]);
-  info.shape = GridShape::of(py::cast<std::vector<int64_t>>(d["widths"]));
+  info.shape =
+      GridShape::of(py::cast<std::vector<int64_t>>(d["widths"]),
+                    d.contains("experts") ? experts_from(py::cast<ExpertPairs>(d["experts"]))
+                                          : std::vector<Experts>());
   info.hidden = py::cast<int64_t>(d["hidden_size"]);
   info.vocab = py::cast<int64_t>(d["vocab_size"]);
   info.max_positions = py::cast<int64_t>(d["max_positions"]);
@@ -97,6 +100,8 @@ py::class_<Model> bind_host(py::module_& m) {
           py::arg("x"), py::arg("slot"), py::arg("first") = 0, py::arg("gather") = py::none(),
           "Records and edits x [rows, tokens, features]; returns it, or a changed copy. With "
           "`gather`, x holds the features from `first` on, and gather makes a recording whole.")
+      .def("watches", &Taps::watches, py::arg("slot"),
+           "Whether the pass under way records or edits at this tap.")
       .def(
           "slot",
           [](const Taps& t, const std::string& site, int64_t layer) {
@@ -148,6 +153,9 @@ py::class_<Model> bind_host(py::module_& m) {
       .def_property_readonly(
           "widths", [](const Model& s) { return widths_of(s.shape()); },
           "Neurons of each layer, [n_layers]; 0 for a block without an MLP")
+      .def_property_readonly(
+          "experts", [](const Model& s) { return experts_of(s.shape()); },
+          "(count, width) of each layer's experts, [n_layers]; empty where no layer has any.")
       .def_property_readonly(
           "n_neurons", [](const Model& s) { return s.shape().size(); }, "Of all layers")
       .def_property_readonly("hidden", [](const Model& s) { return s.info().hidden; })

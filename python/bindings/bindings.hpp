@@ -32,6 +32,19 @@ using Prompts = std::vector<TokenIds>;
   return std::vector<int64_t>(static_cast<size_t>(shape.layers), shape.width);
 }
 
+/// (count, width) of each layer's experts; empty where no layer has any.
+using ExpertPairs = std::vector<std::pair<int64_t, int64_t>>;
+[[nodiscard]] inline ExpertPairs experts_of(const GridShape& shape) {
+  ExpertPairs out;
+  for (const Experts& here : shape.experts) out.emplace_back(here.count, here.width);
+  return out;
+}
+[[nodiscard]] inline std::vector<Experts> experts_from(const ExpertPairs& pairs) {
+  std::vector<Experts> out;
+  for (const auto& [count, width] : pairs) out.push_back({count, width});
+  return out;
+}
+
 /// "neuron", "mlp_output" or "residual".
 Site site_from(const std::string& name);
 

@@ -81,3 +81,33 @@ TEST_CASE("Circuit: of layers of unlike width comes back from its file", "[core]
     CHECK_THROWS_AS(cna::circuit_from_json(bad), cna::ValueError);
   }
 }
+
+TEST_CASE("GridShape: experts come first in their layer, then what every token sees",
+          "[core][uneven]") {
+  const GridShape shape = GridShape::of({5, 14}, {{0, 0}, {3, 4}});
+  CHECK(shape.expert_of(0, 4) == cna::ExpertPlace{-1, 4});
+  CHECK(shape.expert_of(1, 0) == cna::ExpertPlace{0, 0});
+  CHECK(shape.expert_of(1, 11) == cna::ExpertPlace{2, 3});
+  CHECK(shape.expert_of(1, 12) == cna::ExpertPlace{-1, 0});
+  CHECK(GridShape::of({5, 14}, {{0, 0}, {0, 0}}) == GridShape::of({5, 14}));
+  CHECK(shape != GridShape::of({5, 14}));
+
+  const Circuit circuit(shape, {{1, 13, 2.0}, {0, 1, -1.0}});
+  const std::string text = cna::to_json(circuit);
+  CHECK(contains(text, "\"format_version\":3"));
+  CHECK(contains(text, "\"experts\":[[0,0],[3,4]]"));
+  CHECK(cna::circuit_from_json(text) == circuit);
+  CHECK(contains(cna::to_json(Circuit(GridShape::of({5, 14}), {})), "\"format_version\":2"));
+  CHECK(contains(cna::to_json(Circuit({2, 5}, {})), "\"format_version\":1"));
+}
+
+TEST_CASE("Circuit: experts must fit their layer", "[core][uneven]") {
+  const auto message = [](std::vector<cna::Experts> experts) {
+    GridShape shape = GridShape::of({5, 14});
+    shape.experts = std::move(experts);
+    return message_of<cna::ValueError>([&] { (void)Circuit(shape, {}); });
+  };
+  CHECK(contains(message({{0, 0}}), "expected experts for each of 2 layers, got 1"));
+  CHECK(contains(message({{0, 0}, {3, 5}}), "within the 14 neurons of layer 1, got 3 of 5"));
+  CHECK(contains(message({{0, 0}, {-1, 2}}), "got -1 of 2"));
+}

@@ -204,6 +204,13 @@ def oracle_top_k(
     return [(i, j) for _, i, j in order if (i, j) not in (removed or set())][:k]
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left to the machine is the CPU, also beside a GPU: oracles run there."""
+    if "cuda" not in request.keywords:
+        monkeypatch.setattr("cna.hosts.auto.best_device", lambda: "cpu")
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of one run see."""

@@ -16,10 +16,12 @@
 
 namespace cna {
 
-/// Module paths of a down projection: Llama-like `mlp.down_proj`, GPT-2 `mlp.c_proj`,
-/// GPT-NeoX `mlp.dense_4h_to_h`, Phi `fc2`, OPT `fc2` (live hosts only: its rows are flat).
+/// Module paths of a down projection: Llama-like `mlp.down_proj`, GPT-2 `mlp.c_proj`, GPT-NeoX
+/// `mlp.dense_4h_to_h`, GPT-J `mlp.fc_out`, Phi `mlp.fc2`, ModernBERT `mlp.Wo`, NemotronH
+/// `mixer.down_proj`; OPT's `layers.0.fc2` (live hosts only: its rows are flat); BERT's
+/// `layer.0.output.dense`.
 inline constexpr const char* kDownProjection =
-    R"((^|\.)(mlp|mlp_block|feed_forward|ffn)\.(down_proj|c_proj|dense_4h_to_h|fc2|w2)$|layers\.\d+\.fc2$)";
+    R"((^|\.)(mlp|mlp_block|feed_forward|ffn|mixer)\.(down_proj|c_proj|dense_4h_to_h|fc_out|fc2|w2|Wo)$|(layers\.\d+\.fc2|layer\.\d+\.output\.dense)$)";
 
 /// A model's graph with taps in place. Both graphs take (module, taps, forward's arguments ...).
 struct Grafted {

@@ -68,6 +68,9 @@ class CNA_API Taps : public std::enable_shared_from_this<Taps> {
   /// Edits of the next passes; those of one slot act in their order. None: edits nothing.
   void set_edits(std::vector<TapEdit> edits);
 
+  /// Whether the next pass records or edits at this tap.
+  [[nodiscard]] bool watches(int64_t slot) const;
+
   /// Where the tokens of the next passes stand, int64 [rows, new]: 1 is the prompt's last token, 2
   /// the one before, 0 and less the answer. Undefined: all behind the prompt.
   void set_places(at::Tensor from_end);

@@ -30,12 +30,14 @@ class Recordings:
         positive, negative: float32 or float64 [n_prompts, n_layers, width].
         excluded: (layer, index) pairs that no circuit may take (the universal neurons).
         widths: neurons of each layer where they differ; what lies behind them is 0. None: all `width`.
+        experts: (count, width) of each layer's experts; empty for a dense model.
     """
 
     positive: npt.NDArray[Any]
     negative: npt.NDArray[Any]
     excluded: tuple[tuple[int, int], ...] = ()
     widths: tuple[int, ...] | None = None
+    experts: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("positive", "negative"):
@@ -135,7 +137,8 @@ def record_sets(
         "record_sets",
     )
     out = removed.neurons if removed else ()
-    return Recordings(acts[: len(left)], acts[len(left) :], out, tuple(model.widths))
+    shape = tuple(model.widths), tuple(model.experts)
+    return Recordings(acts[: len(left)], acts[len(left) :], out, *shape)
 
 
 def gather(
@@ -204,9 +207,9 @@ def top_places(strength: Floats, k: int) -> Ints:
 
 
 def make_circuit(
-    delta: Floats, places: Ints, widths: tuple[int, ...], provenance: dict[str, Any]
+    delta: Floats, places: Ints, data: Recordings, provenance: dict[str, Any]
 ) -> Circuit:
-    """The circuit of flat places of a grid with their entries of `delta`; `widths` [n_layers]."""
-    width = max(widths)
+    """The circuit of flat places of a grid with their entries of `delta`, on the recorded model."""
+    widths, width = list(data.widths_or_even), data.shape[1]
     neurons = [Neuron(int(p // width), int(p % width), float(delta[p])) for p in places]
-    return Circuit((len(widths), width), neurons, provenance, widths=list(widths))
+    return Circuit(data.shape, neurons, provenance, widths=widths, experts=list(data.experts))

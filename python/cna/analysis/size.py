@@ -165,7 +165,9 @@ def rate_reduction(
             )
         if not unsteered:
             unsteered.append(turned())
-        part = Circuit(ranking.shape, ranking.neurons[:k], widths=ranking.widths)
+        part = Circuit(
+            ranking.shape, ranking.neurons[:k], widths=ranking.widths, experts=ranking.experts
+        )
         with model.steer(part, multiplier=multiplier):
             return turned() - unsteered[0]
 

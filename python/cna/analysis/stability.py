@@ -85,7 +85,7 @@ class Stability:
         kept = [n for n, f in zip(self.circuit.neurons, self.frequency, strict=True) if f >= share]
         circuit = self.circuit
         return Circuit(
-            circuit.shape, kept, circuit.provenance, widths=circuit.widths
+            circuit.shape, kept, circuit.provenance, widths=circuit.widths, experts=circuit.experts
         ).with_provenance(stability_share=share)
 
     def __repr__(self) -> str:
@@ -183,7 +183,7 @@ def stability(
     circuit = make_circuit(
         delta,
         select(delta),
-        data.widths_or_even,
+        data,
         {"method": "mean_difference", "k": size, "n_positive": n, "n_negative": m, "seed": seed},
     )
     order = np.asarray([x.layer * data.shape[1] + x.index for x in circuit.neurons], dtype=np.int64)

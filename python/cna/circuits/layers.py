@@ -245,5 +245,7 @@ def _largest(
         allowed[place] = 0.0
     k = min(k, int(allowed.count_nonzero()))
     if k == 0:
-        return _core.Circuit((model.n_layers, model.width), [], widths=model.widths)
+        return _core.Circuit(
+            (model.n_layers, model.width), [], widths=model.widths, experts=model.experts
+        )
     return model.core.select(*moments, score, k=k, universal=left_out, **how)

@@ -69,7 +69,9 @@ def _beyond_the_window(hf_model: Any) -> list[list[int]]:
 
 def zero_neurons(p: Patient) -> Check:
     name = "no neurons change nothing"
-    empty = _core.Circuit((p.model.n_layers, p.model.width), [], widths=p.model.widths)
+    empty = _core.Circuit(
+        (p.model.n_layers, p.model.width), [], widths=p.model.widths, experts=p.model.experts
+    )
     same = torch.equal(
         p.logits(_core.Intervention.scale(empty, [0.0]), batch_rows=1, share_prefix=False),
         p.alone(),
@@ -86,7 +88,7 @@ def multiplier_one(p: Patient) -> Check:
         for index in range(0, width, 8)
     ]
     shape = p.model.n_layers, p.model.width
-    circuit = _core.Circuit(shape, places, widths=p.model.widths)
+    circuit = _core.Circuit(shape, places, widths=p.model.widths, experts=p.model.experts)
     same = torch.equal(
         p.logits(_core.Intervention.scale(circuit, [1.0]), batch_rows=1, share_prefix=False),
         p.alone(),

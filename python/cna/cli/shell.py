@@ -22,6 +22,7 @@ from . import (
     doctor,
     export,
     generate,
+    models,
     report,
     reproduce,
     sweep,
@@ -41,6 +42,7 @@ COMMANDS = {
     "convert": convert,
     "reproduce": reproduce,
     "doctor": doctor,
+    "models": models,
     "cache": cache,
     "cmake-dir": cmake_dir,
 }

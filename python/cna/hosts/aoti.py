@@ -34,7 +34,7 @@ SITES = ("neuron", "mlp_output", "residual")  # as cna::Site counts them
 def tapped(hf_model: Any, downs: list[tuple[str, nn.Module]]) -> Iterator[None]:
     """Puts `cna::tap_` on every site of the model; taken off on exit."""
 
-    numbers = layer_numbers([name for name, _ in downs], "export")
+    numbers = layer_numbers(downs, "export")
 
     def tap(x: Tensor, site: str, layer: int) -> None:
         if x.dim() != 3:

@@ -18,13 +18,18 @@ def is_auto(choice: Any) -> bool:
     return choice is None or (isinstance(choice, str) and choice == AUTO)
 
 
+def best_device() -> str:
+    """The GPU that torch sees, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def choose_device(function: str, device: str | torch.device | None) -> str:
     """The device that is meant: for "auto" the GPU that torch sees, else the CPU.
 
     Raises ValueError for a name that is no device, and for CUDA on a machine without it.
     """
     if is_auto(device):
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return best_device()
     require_device(function, device or "cpu")
     return str(device)
 

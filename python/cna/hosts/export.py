@@ -26,6 +26,7 @@ from ..base.errors import first_line
 from ..base.files import file_sha256, new_folder
 from ..base.versions import versions
 from . import aoti, torchscript
+from .capabilities import known_of
 from .devices import cuda_capability
 from .export_check import (
     LIVE,
@@ -210,8 +211,23 @@ def export(
         RuntimeError: the folder cannot be written, the model does not compile, or its numbers changed.
     """
     require_format("export", format)
-    check_exportable(hf_model)
     path = Path(path).expanduser()
+    try:
+        return _export(hf_model, tokenizer, path, format, model_id, tap_pattern, revision)
+    except ValueError as error:
+        raise ValueError(f"{error}{known_of(hf_model, 'export')}") from error.__cause__
+
+
+def _export(
+    hf_model: Any,
+    tokenizer: Any,
+    path: Path,
+    format: str,
+    model_id: str | None,
+    tap_pattern: str,
+    revision: str | None,
+) -> Path:
+    check_exportable(hf_model)
     _require_free(path)
     with new_folder(path) as folder, evaluating(hf_model), quiet_transformers():
         downs, plain = running_sites(hf_model, tap_pattern, "export")

@@ -8,12 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .blocks import block_name
 from .cache_name import cache_of
+from .experts import holds_experts
 from .plain import options
 
 
 def check_exportable(hf_model: Any, function: str = "export") -> None:
     """Raises ValueError for models that are no dense decoder-only causal language model."""
+    check_decoder(hf_model, function)
+    if experts := _experts(hf_model):
+        raise ValueError(
+            f"{function}: expected dense MLPs, got {type(hf_model).__name__} (mixture of {experts} "
+            "experts), whose routing is not traced; run it as it is with cna.live"
+        )
+
+
+def check_decoder(hf_model: Any, function: str) -> None:
+    """Raises ValueError for models that are no decoder-only causal language model."""
     config = getattr(hf_model, "config", None)
     name = type(hf_model).__name__
     if config is None or not hasattr(hf_model, "generate"):
@@ -25,11 +37,6 @@ def check_exportable(hf_model: Any, function: str = "export") -> None:
         raise ValueError(
             f"{function}: expected a decoder-only model, got {name} (encoder-decoder); such models have "
             "no single residual stream of one prompt"
-        )
-    if experts := _experts(hf_model):
-        raise ValueError(
-            f"{function}: expected dense MLPs, got {name} (mixture of {experts} "
-            "experts), whose layers have no single down projection; use a dense model"
         )
     if not hasattr(hf_model, "lm_head") and hf_model.get_output_embeddings() is None:
         raise ValueError(
@@ -45,6 +52,21 @@ def _experts(hf_model: Any) -> int:
     stated = max(int(getattr(text, key, None) or 0) for key in keys)
     names = (name.rpartition(".")[2] for name, _ in hf_model.named_modules())
     return stated if stated > 1 and any("expert" in n or "router" in n for n in names) else 0
+
+
+def require_known_experts(hf_model: Any, downs: Any) -> None:
+    """Raises ValueError where a block routes tokens to experts that are not among `downs`."""
+    if not _experts(hf_model):
+        return
+    known = {block_name(name) for name, module in downs if holds_experts(module)}
+    for name, module in hf_model.named_modules():
+        leaf = name.rpartition(".")[2]
+        if ("expert" in leaf or "router" in leaf) and block_name(name) not in known:
+            if any(block_name(name) == block_name(down) for down, _ in downs):
+                raise ValueError(
+                    f"live: expected experts of transformers' experts interface, got "
+                    f"{type(module).__name__} at '{name}'; this mixture is not known"
+                )
 
 
 def max_positions(config: Any, whole_prompts: bool = False) -> int:

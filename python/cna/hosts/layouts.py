@@ -139,12 +139,12 @@ def _much(layouts: Layouts) -> int:
     return layouts.batch + layouts.padding
 
 
-def plain_passes(hf_model: Any, downs: Any = (), blocks: Any = ()) -> Plain:
+def plain_passes(hf_model: Any, downs: Any = (), blocks: Any = (), weighted: bool = False) -> Plain:
     """Passes over probes, longer than the model's window where that can be afforded."""
     window = windows.longest_window(hf_model)
     reach = window + 5 if window + 5 <= windows.affordable(hf_model) else 0
     longest = min(max(SHORT, reach), max_positions(hf_model.config) or 1024)
-    return Plain(hf_model, probes(hf_model, longest), downs, blocks)
+    return Plain(hf_model, probes(hf_model, longest), downs, blocks, weighted=weighted)
 
 
 def with_mlps(core: _core.Model, recorded: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ def live(
     model_id: str | None = None,
     pattern: str = "",
     cache: bool = True,
+    weighted: bool = False,
     system: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
@@ -51,11 +52,11 @@ def live(
         cache: keep keys and values between steps, where that is exact (compared with plain passes
             now, see `layouts`). Else, or with False, prompts run one at a time and whole at each
             step: slow, but right for every model, and past the original length of "longrope" models.
+        weighted: of a mixture of experts: neurons times their routing weight, instead of before it.
         system, template_kwargs: of the chat template, see `load`.
     Raises:
-        ValueError: bad arguments, or those of a name with a module; encoder-decoder or
-            mixture-of-experts models, no down projection, two in one block, or weights that are split
-            in a way that is not known.
+        ValueError: bad arguments, or those of a name with a module; encoder-decoder models, no down
+            projection, two in one block, experts or split weights of a kind that is not known.
         FileNotFoundError: nothing is there, or a folder without a model.
         RuntimeError: no model of that name can be had or placed; a down projection that gets other
             activations than its weights say.
@@ -82,6 +83,7 @@ def live(
         model_id=model_id,
         pattern=pattern,
         cache=cache,
+        weighted=weighted,
         system=system,
         template_kwargs=template_kwargs,
     )

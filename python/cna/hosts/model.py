@@ -29,8 +29,9 @@ class Model:
 
     Attributes:
         n_layers, width, widths, n_neurons: blocks; neurons of the widest, of each (0 without), of all.
+        experts: (count, width) of each layer's experts; empty for a dense model.
         hidden_size: features of the residual stream.
-        tokenizer: the Hugging Face tokenizer, or None for a bare TorchScript file.
+        tokenizer: the Hugging Face tokenizer, or None without one.
         system: the system message of every chat prompt that has none of its own, or None.
         template_kwargs: further arguments of the chat template, such as a date to write.
         generation_settings: what the checkpoint says of sampling; empty if nothing, or not known.
@@ -55,12 +56,11 @@ class Model:
         self.template_kwargs = dict(template_kwargs or {})
         self.generation_settings = dict(generation or {})
         self.n_layers, self.width = core.shape
-        self.widths, self.n_neurons = core.widths, core.n_neurons
+        self.widths, self.n_neurons, self.experts = core.widths, core.n_neurons, core.experts
         self.hidden_size = core.hidden
         self.vocab_size = core.vocab
         self.model_id: str = core.id
-        self.ranks = 1
-        self.weights_mark = ""  # of a live model, see live._weights_mark
+        self.ranks, self.weights_mark = 1, ""  # of a live model, see live.live_module
         self.universal_cache: dict[Any, Any] = {}
         self._owner = object()  # of the steering blocks
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .blocks import block_name
+from .experts import experts_at
 from .placement import input_device, is_dtensor, ranks
 from .windows import text_config
 
@@ -89,8 +91,9 @@ class Plain:
     Attributes:
         prompts: their token ids.
         logits: of each prompt's last `keep` tokens, [keep, vocab].
-        neurons: what entered each down projection at the last token, [MLPs, width of the widest] each,
-            0 behind narrower ones; empty where processes share the model, none of which sees them whole.
+        neurons: what entered each block's down projections at the last token, [MLPs, width of the
+            widest] each, 0 behind narrower ones; empty where processes share the model, none of which
+            sees them whole.
         residual: what left the block of each there, [MLPs, hidden] each; likewise.
         streams: whether every block's first output is one stream of the prompt, [tokens, hidden].
         calls: how often each down projection ran in the first prompt, by name.
@@ -105,6 +108,7 @@ class Plain:
         downs: Sequence[tuple[str, nn.Module]] = (),
         blocks: Sequence[nn.Module] = (),
         keep: int = LAST,
+        weighted: bool = False,
     ) -> None:
         self.prompts = [list(p) for p in prompts]
         self.limit = tolerance(hf_model)
@@ -119,10 +123,15 @@ class Plain:
         shared = ranks(hf_model) > 1
         hidden = int(text_config(hf_model).hidden_size) if blocks else 0
 
-        def before(name: str) -> Any:
-            def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+        def before(name: str, module: nn.Module) -> Any:
+            experts = None if shared else experts_at(name, module)
+
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 self.calls[name] += not self.logits
-                if not shared:
+                if experts is not None:
+                    with torch.no_grad():
+                        seen[name] = experts.last_token(weighted, *args, **kwargs)
+                elif not shared:
                     seen[name] = args[0].detach().reshape(-1, args[0].shape[-1])[-1].float().cpu()
 
             return hook
@@ -137,7 +146,10 @@ class Plain:
 
             return hook
 
-        hooks = [module.register_forward_pre_hook(before(name)) for name, module in downs]
+        hooks = [
+            module.register_forward_pre_hook(before(name, module), with_kwargs=True)
+            for name, module in downs
+        ]
         hooks += [block.register_forward_hook(after(i)) for i, block in enumerate(blocks)]
         few = options(hf_model, use_cache=False, logits_to_keep=keep)
         try:
@@ -148,7 +160,11 @@ class Plain:
                 with torch.no_grad():
                     out = hf_model(input_ids=tokens, return_dict=True, **few)
                 self.logits.append(whole(out.logits)[0, -keep:].float().cpu())
-                rows = [seen[name] for name, _ in downs if name in seen]
+                parts: dict[str, list[Tensor]] = {}
+                for name, _ in downs:
+                    if name in seen:
+                        parts.setdefault(block_name(name), []).append(seen[name])
+                rows = [torch.cat(part) for part in parts.values()]
                 widest = max((len(row) for row in rows), default=0)
                 padded = [F.pad(row, (0, widest - len(row))) for row in rows]
                 self.neurons += [torch.stack(padded)] if padded else []

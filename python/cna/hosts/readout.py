@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .experts import holds_experts
 from .placement import input_device, is_dtensor
 from .sites import layer_above, layer_numbers
 
@@ -54,7 +55,9 @@ class Readout:
 
 
 def readout_of(hf_model: Any, downs: list[tuple[str, nn.Module]]) -> Readout | None:
-    """None where the final norm, the head or a norm behind the MLPs is not found."""
+    """None where the final norm, the head or a norm behind the MLPs is not found, or for experts."""
+    if any(holds_experts(module) for _, module in downs):
+        return None
     head = hf_model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() != 2:
@@ -68,7 +71,7 @@ def readout_of(hf_model: Any, downs: list[tuple[str, nn.Module]]) -> Readout | N
     if any(norm_gain(post, hidden)[1] for post in list(posts.values())[:1]):
         return None  # a norm that takes the mean off is not linear in one scale
     name = next(name for name, module in hf_model.named_modules() if module is head)
-    layers = layer_numbers([name for name, _ in downs])
+    layers = layer_numbers(downs)
     modules = {n: module for n, (_, module) in zip(layers, downs, strict=True)}
     return Readout(modules, head, name, norm, posts)
 
@@ -131,7 +134,7 @@ def _followers(
     found: dict[int | None, nn.Module] = {}
     last: dict[int, tuple[nn.Module, int]] = {}  # what each norm gave, by where its numbers lie
     outputs: dict[int, int] = {}  # layer by where its MLP's output lies
-    layers = layer_numbers([name for name, _ in downs])
+    layers = layer_numbers(downs)
     blocks = {n: layer_above(hf_model, name) for n, (name, _) in zip(layers, downs, strict=True)}
 
     def is_norm(module: nn.Module) -> bool:

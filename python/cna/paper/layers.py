@@ -77,7 +77,11 @@ def _authors_options(
 def _plain(circuit: _core.Circuit, said: dict[str, Any]) -> _core.Circuit:
     """Without the neurons that were left out: they are no universal ones."""
     plain = _core.Circuit(
-        circuit.shape, circuit.neurons, dict(circuit.provenance), widths=circuit.widths
+        circuit.shape,
+        circuit.neurons,
+        dict(circuit.provenance),
+        widths=circuit.widths,
+        experts=circuit.experts,
     )
     return plain.with_provenance(**said)
 

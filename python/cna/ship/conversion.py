@@ -86,6 +86,11 @@ def _check(what: Any, format: str, multiplier: float, pattern: str) -> None:
         raise ValueError(
             f"convert: expected a Circuit, got {type(what).__name__}; discover or load one first"
         )
+    if format in ("peft", "gguf", "gguf-lora") and what.experts:
+        raise ValueError(
+            f"convert: expected a circuit of a dense model for format='{format}', got one of a mixture "
+            "of experts, whose adapters engines serve in part only; fold it with format='hf'"
+        )
     if format != "control-vector" and not len(what):
         raise ValueError(
             "convert: expected at least one neuron, got an empty circuit; discover one"
@@ -148,6 +153,7 @@ def convert(
     text = json.dumps(mark, indent=1) + "\n"
     common: dict[str, Any] = {"overwrite": overwrite, "pattern": pattern}
     if format == "hf":
+        common["experts"] = circuit.experts
         left_out = write_folded(neurons, widths, source, path, multiplier, mark=text, **common)
         if left_out:
             notes.append(f"left out, not steered: {', '.join(left_out)}")

@@ -91,11 +91,25 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True)
 class DownProjection:
-    """The down projection of one layer. `transposed`: weights kept as [width, hidden]."""
+    """A down projection of one layer. `transposed`: weights kept as [width, hidden].
+
+    `first`: place in the layer of its first neuron, where a layer has several (experts).
+    """
 
     layer: int
     tensor: Stored
     transposed: bool
+    first: int = 0
+
+    @property
+    def width(self) -> int:
+        """Its neurons."""
+        return self.tensor.shape[0 if self.transposed else 1]
+
+    def own(self, neurons: dict[int, list[int]]) -> list[int]:
+        """Which of a circuit's neurons, indices by layer, are its own, counted from its first."""
+        last = self.first + self.width
+        return [j - self.first for j in neurons.get(self.layer, ()) if self.first <= j < last]
 
     @property
     def module(self) -> str:

@@ -14,7 +14,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from ..base.errors import first_line
 from ..hosts.hugging_face import plain_weights
+from .expert_tensors import expert_projections
 from .files import (
     MARK,
     TORCH_TYPES,
@@ -189,6 +190,7 @@ def write_folded(
     path: Path,
     multiplier: float,
     *,
+    experts: Sequence[tuple[int, int]] = (),
     pattern: str = "",
     overwrite: bool = False,
     mark: str = "",
@@ -200,6 +202,7 @@ def write_folded(
 
     Args:
         neurons: neuron indices by layer.
+        experts: (count, width) of each layer's experts; empty for a dense model.
         mark: JSON text that tells where the folder comes from, kept beside the weights.
     """
     with checkpoint(source, path) as (folder, _):
@@ -208,7 +211,11 @@ def write_folded(
                 f"convert: expected another folder than the source, got '{path}' for both; choose "
                 "another"
             )
-        sites = down_projections(folder, widths, pattern)
+        sites = (
+            expert_projections(folder, widths, experts)
+            if experts
+            else down_projections(folder, widths, pattern)
+        )
         files = weight_files(folder)
         with output_folder(path, overwrite) as target:
             left_out = _copy_others(folder, target, {f.name for f in files})
@@ -216,8 +223,8 @@ def write_folded(
                 copy = target / file.name
                 shutil.copyfile(file, copy)
                 for site in sites:
-                    if site.tensor.file == file and site.layer in neurons:
-                        scale_columns(copy, site, neurons[site.layer], multiplier)
+                    if site.tensor.file == file and (own := site.own(neurons)):
+                        scale_columns(copy, site, own, multiplier)
             (target / MARK).write_text(mark, encoding="utf-8")
     return left_out
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from .._core import Circuit
+from .._core import Circuit, Neuron
 from ..base.html import frame_html, mapping_html, number, panel, render, rows_html
 
 __all__ = [
@@ -37,7 +37,7 @@ def circuit_html(circuit: Circuit) -> Markup:
         "show/circuit_head",
         n=n,
         model=str(provenance.get("model_id") or provenance.get("model") or ""),
-        share=100 * n / (layers * width),
+        share=100 * n / sum(circuit.widths),
         layers=layers,
         width=width,
         last=last,
@@ -47,14 +47,23 @@ def circuit_html(circuit: Circuit) -> Markup:
     parts = [head]
     if n:
         rows = [
-            [str(i), str(x.layer), str(x.index), signed(x.delta)]
+            [str(i), str(x.layer), *_place(circuit, x), signed(x.delta)]
             for i, x in enumerate(circuit.neurons[:_TOP], start=1)
         ]
+        names = ["expert", "neuron"] if circuit.experts else ["neuron"]
         caption = "All neurons" if n <= _TOP else f"The {_TOP} strongest of {n:,} neurons"
         parts.append(layer_bars(list(circuit.layer_counts)))
-        parts.append(rows_html(["", "layer", "neuron", "delta"], rows, caption=caption))
+        parts.append(rows_html(["", "layer", *names, "delta"], rows, caption=caption))
     parts.append(mapping_html("Provenance", provenance))
     return panel(parts)
+
+
+def _place(circuit: Circuit, neuron: Neuron) -> list[str]:
+    """The neuron's index; in a mixture its expert, or "shared", and the index there."""
+    if not circuit.experts:
+        return [str(neuron.index)]
+    expert, index = circuit.expert_of(neuron.layer, neuron.index)
+    return ["shared" if expert is None else str(expert), str(index)]
 
 
 def signed(delta: float) -> Markup:

@@ -11,6 +11,8 @@ import torch
 from cna.hosts import auto
 from conftest import PROMPTS, hf_record, make_hf, make_tokenizer
 
+OWN_CHOICE = auto.best_device
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -92,6 +94,7 @@ def test_a_module_takes_no_arguments_of_a_name(asked: dict[str, Any]) -> None:
 def test_auto_is_float32_on_a_cpu_and_the_checkpoints_own_on_a_gpu(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(auto, "best_device", OWN_CHOICE)  # of the machine, not of the other tests
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert auto.choose_device("load", "auto") == auto.choose_device("load", None) == "cpu"
     assert auto.choose_dtype("auto", "cpu", str(folder)) == torch.float32

@@ -1,0 +1,153 @@
+"""`make models`: the survey of all types, into the table that ships and the page of the documentation.
+
+    python -m models [TYPE ...] [--into FOLDER]      each type in a process of its own
+
+A finished type is kept in FOLDER/rows, so that a stopped survey goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from cna.hosts.capabilities import COLUMNS, TABLE
+
+PAGE = Path(__file__).parents[3] / "docs" / "models.md"
+SOURCE = Path(__file__).parents[3] / "python/cna/hosts" / TABLE.name
+PATIENCE = 600  # seconds for one type
+
+
+def one(kind: str, out: Path) -> None:
+    """Surveys a type in this process."""
+    import resource
+
+    import torch
+    import transformers
+
+    from . import survey
+
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        row = survey.row_of(kind, Path(folder))
+    out.write_text(json.dumps(row), encoding="utf-8")
+
+
+def apart(kind: str, rows: Path) -> dict[str, str]:
+    """The row of a type, from a process that may crash or hang."""
+    out = rows / f"{kind}.json"
+    if not out.exists():
+        command = [sys.executable, "-m", "models", "--one", kind, "--into", str(rows.parent)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+            said = (done.stderr.strip().splitlines() or [""])[-1][:200]
+            why = f"exit code {done.returncode}: {said}"
+        except subprocess.TimeoutExpired:
+            why = f"no end after {PATIENCE} s"
+        if not out.exists():
+            row = dict.fromkeys(COLUMNS, "") | {"type": kind, "live": "failed", "live_note": why}
+            return row
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def write(rows: list[dict[str, str]], versions: str) -> None:
+    with SOURCE.open("w", encoding="utf-8", newline="") as file:
+        file.write(f"# {versions}\n")
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    PAGE.write_text(page(rows, versions), encoding="utf-8")
+
+
+def page(rows: list[dict[str, str]], versions: str) -> str:
+    """The page: numbers, then what is exact, refused and not built."""
+
+    def count(host: str, state: str) -> int:
+        return sum(row[host] == state for row in rows)
+
+    def names(chosen: list[dict[str, str]]) -> str:
+        return ", ".join(row["type"] for row in chosen) or "none"
+
+    exact = [r for r in rows if r["live"] == "exact"]
+    both = [r for r in exact if r["export"] == "exact"]
+    noted = [r for r in exact if r["live_note"].replace("experts", "").strip(", ")]
+    lines = [
+        "# Model types",
+        "",
+        f"Each of the {len(rows)} causal language model types of transformers, built small with random",
+        "weights and held against plain modules: recordings at all three sites, steering at 1 and at 0,",
+        "logits, and greedy answers of four tokens, for ragged prompts that share a head and reach",
+        f"beyond the window ({versions}, CPU, float32). `make models` measures it, `cna models` prints",
+        "it, `cna models TYPE` says what each host says of a type.",
+        "",
+        "| | live | behind a PEFT adapter | exported |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for state in ("exact", "refused", "wrong", "failed", "not built"):
+        lines.append(
+            f"| {state} | {count('live', state)} | {count('peft', state)} | {count('export', state)} |"
+        )
+    lines += ["", "## Exact live and exported", "", names(both)]
+    lines += ["", "## Exact live", "", names([r for r in exact if r["export"] != "exact"])]
+    mixtures = [r for r in exact if "experts" in r["live_note"]]
+    lines += ["", f"Mixtures of experts among them: {names(mixtures)}"]
+    lines += ["", "## With a limit", "", "| type | live |", "| --- | --- |"]
+    lines += [f"| {r['type']} | {_cell(r['live_note'])} |" for r in noted]
+    lines += ["", "## Not exact", "", "| type | live | what it says |", "| --- | --- | --- |"]
+    lines += [
+        f"| {r['type']} | {r['live']} | {_cell(r['live_note'])} |"
+        for r in rows
+        if r["live"] not in ("exact", "not built")
+    ]
+    lines += ["", "## Exact live, not exported", "", "| type | what it says |", "| --- | --- |"]
+    lines += [
+        f"| {r['type']} | {_cell(r['export_note'])} |" for r in exact if r["export"] != "exact"
+    ]
+    lines += ["", "## Not built", "", "The survey made no small model that runs plainly.", ""]
+    lines += ["| type | why |", "| --- | --- |"]
+    lines += [
+        f"| {r['type']} | {_cell(r['live_note'])} |" for r in rows if r["live"] == "not built"
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="models")
+    parser.add_argument("types", nargs="*")
+    parser.add_argument("--into", type=Path, default=Path(".build/models"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    rows = args.into / "rows"
+    rows.mkdir(parents=True, exist_ok=True)
+    if args.one:
+        one(args.one, rows / f"{args.one}.json")
+        return 0
+    import torch
+    import transformers
+
+    from . import small
+
+    found = []
+    for kind in args.types or small.types():
+        found.append(apart(kind, rows))
+        print(*(found[-1][c] for c in COLUMNS), sep=" | ", flush=True)
+    if not args.types:
+        versions = (
+            f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"
+        )
+        write(found, versions)
+    return int(any(row["live"] in ("wrong", "failed") for row in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
