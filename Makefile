@@ -18,7 +18,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help test nightly venv build headers demo demo-check docs lint format cpp-tests python-tests \
+.PHONY: help test nightly companions models venv build headers demo demo-check docs lint format cpp-tests python-tests \
   python-nightly python-threads newest oldest sanitize fuzz fuzz-circuit fuzz-gguf fuzz-nightly \
   bench stubs clean
 
@@ -44,8 +44,17 @@ test:
 	@MAKE="$(MAKE)" scripts/stages.sh venv lint+build sanitize+cpp-tests+docs python-tests fuzz
 
 nightly:
-	@MAKE="$(MAKE)" scripts/stages.sh -k venv build headers python-nightly python-threads \
-	  newest oldest fuzz-nightly
+	@MAKE="$(MAKE)" scripts/stages.sh -k venv build headers python-nightly python-threads models \
+	  fuzz-nightly
+
+# make companions: the Python tests beside the newest releases, and beside transformers 5.0
+companions:
+	@MAKE="$(MAKE)" scripts/stages.sh -k newest oldest
+
+# make models: what cna does with every model type of transformers: the table that `cna models` prints, and
+# docs/models.md; fails where a type is wrong or ends in a raw error
+models: $(VENV)/.installed
+	cd tests/python && $(CURDIR)/$(BIN)/python -m models --jobs $(WORKERS) --into $(CURDIR)/.build/models
 
 venv: $(VENV)/.ready $(VENV)-docs/.ready
 
@@ -64,8 +73,7 @@ python-nightly: $(VENV)/.installed
 python-threads: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 0 tests/python/circuits tests/python/analysis tests/python/hosts/test_hosts.py
 
-# make newest, make oldest: the Python tests beside the newest releases, and beside transformers 5.0, each in
-# an environment of its own (see scripts/companions.sh)
+# Each in an environment of its own (see scripts/companions.sh).
 newest oldest:
 	PYTHON="$(PYTHON)" WORKERS=$(WORKERS) scripts/companions.sh $@
 

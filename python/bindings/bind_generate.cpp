@@ -1,9 +1,31 @@
 #include "bindings.hpp"
+#include "cna/torch/conversation.hpp"
 #include "cna/torch/sweep.hpp"
 
 namespace cna::python {
 
-void bind_generate(py::module_& /*m*/, py::class_<Model>& model) {
+void bind_generate(py::module_& m, py::class_<Model>& model) {
+  py::class_<Conversation>(m, "Conversation",
+                           "A prompt that grows turn by turn, on the keys and values of its turns.")
+      .def(py::init<Model&>(), py::arg("model"), py::keep_alive<1, 2>())
+      .def(
+          "answer",
+          [](Conversation& self, const TokenIds& prompt, int64_t max_new_tokens,
+             double temperature, int64_t top_k, double top_p, uint64_t seed,
+             const py::kwargs& run) {
+            const RunOptions options = run_options(run);
+            const GenerateOptions generation{max_new_tokens, temperature, top_k, top_p, seed};
+            py::gil_scoped_release release;
+            return self.answer(prompt, generation, options);
+          },
+          py::arg("prompt"), py::arg("max_new_tokens") = 64, py::arg("temperature") = 0.0,
+          py::arg("top_k") = 0, py::arg("top_p") = 1.0, py::arg("seed") = 0,
+          "Answer to a whole prompt as token ids; what it shares with the turns so far is kept.")
+      .def_property_readonly("tokens", &Conversation::tokens,
+                             "Tokens whose keys and values are held.")
+      .def_property_readonly("reused", &Conversation::reused,
+                             "Tokens of the last prompt that were not computed again.")
+      .def("clear", &Conversation::clear, "Forgets all turns.");
   model.def(
       "logits",
       [](Model& self, const Prompts& prompts, const py::kwargs& run) {

@@ -36,12 +36,15 @@ from .circuits import (
     caa_mlp,
     contributions,
     discover,
+    expert_use,
     fit_gate,
     mean_activations,
     random_like,
     record,
     universal_neurons,
 )
+from .hosts.capabilities import capabilities
+from .hosts.chat import Chat
 from .hosts.export import export
 from .hosts.live_open import live
 from .hosts.loading import load
@@ -72,6 +75,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Chat",
     "Circuit",
     "Conversion",
     "Gate",
@@ -91,11 +95,13 @@ __all__ = [
     "by_layer",
     "caa",
     "caa_mlp",
+    "capabilities",
     "compare",
     "contributions",
     "convert",
     "discover",
     "doctor",
+    "expert_use",
     "export",
     "fit_gate",
     "judges",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .contribution import contributions
 from .discovery import discover
+from .expert_use import expert_use
 from .gate import fit_gate
 from .operation import Operation, mean_activations
 from .random_control import random_like
@@ -20,6 +21,7 @@ __all__ = [
     "caa_mlp",
     "contributions",
     "discover",
+    "expert_use",
     "fit_gate",
     "mean_activations",
     "mean_difference",

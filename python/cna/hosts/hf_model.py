@@ -102,7 +102,7 @@ def max_positions(config: Any, whole_prompts: bool = False) -> int:
 def eos_ids(hf_model: Any) -> list[int]:
     """Tokens that end an answer: the generation configuration's, else the model's."""
     eos = getattr(hf_model.generation_config, "eos_token_id", None)
-    eos = hf_model.config.get_text_config().eos_token_id if eos is None else eos
+    eos = getattr(hf_model.config.get_text_config(), "eos_token_id", None) if eos is None else eos
     return [] if eos is None else [int(e) for e in ([eos] if isinstance(eos, int) else eos)]
 
 

@@ -57,6 +57,15 @@ def limits(core: _core.Model) -> list[str]:
     return out if found["share_prefix"] else [*out, "no shared prefix"]
 
 
+def notes_of(model: Any) -> list[str]:
+    """Shape, dtype, device and limits, as a model's `repr` names them."""
+    shape = f"{model.n_layers} layers x {model.width} neurons"
+    notes = [shape, str(model.dtype), str(model.device), *limits(model.core)]
+    if left_out := model.generation_settings_left_out:
+        notes.append(f"greedy, without the checkpoint's {', '.join(left_out)}")
+    return notes
+
+
 # --- one step against plain passes ------------------------------------------------------------------
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from .. import _core
 from ..base.progress import bar
 from . import active, generation_settings, tokens
+from .chat import Chat
 from .devices import dtype_named, require_device
-from .layouts import limits
+from .layouts import notes_of
 from .messages import require_settings
 from .source import template_sha256
 from .tokens import Prompts
@@ -65,15 +66,7 @@ class Model:
         self._owner = object()  # of the steering blocks
 
     def __repr__(self) -> str:
-        notes = [
-            f"{self.n_layers} layers x {self.width} neurons",
-            str(self.dtype),
-            str(self.device),
-        ]
-        notes += limits(self.core)
-        if left_out := self.generation_settings_left_out:
-            notes.append(f"greedy, without the checkpoint's {', '.join(left_out)}")
-        return f"Model({self.model_id!r}, {', '.join(notes)})"
+        return f"Model({self.model_id!r}, {', '.join(notes_of(self))})"
 
     @property
     def generation_settings_left_out(self) -> dict[str, Any]:
@@ -252,6 +245,12 @@ class Model:
         if return_tokens or self.tokenizer is None:
             return answers
         return [self.decode(a) for a in answers]
+
+    def chat(
+        self, *, system: str | None = None, template_kwargs: Mapping[str, Any] | None = None
+    ) -> Chat:
+        """A conversation: `say` answers on the keys and values of the earlier turns; see `Chat`."""
+        return Chat(self, system, template_kwargs)
 
     def logits(
         self,

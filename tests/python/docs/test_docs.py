@@ -25,6 +25,7 @@ from cna.cli import build_parser
 from cna.convert import write_authors_json
 from cna.hosts import aoti, hugging_face
 from conftest import make_hf, make_tokenizer, needs_recent
+from mixtures import mixture
 from pages import PAGES, ROOT, blocks, fences, with_blocks
 from processes import torchrun
 
@@ -85,6 +86,9 @@ def test_blocks_run(
     monkeypatch.setenv("CNA_CACHE", str(tmp_path / "cache"))
     matplotlib.use("Agg")
     shutil.copytree(hf_folder, tmp_path / "my-model")
+    if "my-mixture" in page.read_text():
+        mixture("qwen3_moe", max_position_embeddings=4096).save_pretrained("my-mixture")
+        make_tokenizer().save_pretrained("my-mixture")
     for name in ("circuit.json", "other.json"):
         cna.discover(model, ["Hi"], ["Ho"], progress=False).save(name)
     namespace: dict[str, Any] = {}

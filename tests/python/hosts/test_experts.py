@@ -15,42 +15,10 @@ import torch
 import transformers
 from conftest import IDS, LONG, SMALL, make_tokenizer, needs_recent, random_ids
 from live_oracle import close, greedy
+from mixtures import KINDS, RECENT, mixture
 
 PROMPT_IDS = random_ids([3, 7, 12, 5, 9, 4], seed=3)
 K = 24
-OF_MIXTURES = {"moe_intermediate_size": 24, "num_experts": 4, "num_local_experts": 4}
-OF_MIXTURES |= {"n_routed_experts": 4, "num_experts_per_tok": 2}
-OF_MIXTURES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-DEEPSEEK = {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 2}
-DEEPSEEK |= {"qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "kv_lora_rank": 16}
-DEEPSEEK |= {"num_key_value_heads": 4, "q_lora_rank": 16}
-# What is peculiar: shared experts, biases and interleaved gates, a dense layer before the others, scaled
-# inputs, experts in one sorted tensor, no gate, a clamp, shared experts in one tensor.
-KINDS: dict[str, dict[str, Any]] = {
-    "qwen3_moe": {},
-    "mixtral": {},
-    "qwen2_moe": {"shared_expert_intermediate_size": 40},
-    "gpt_oss": {"sliding_window": 6},
-    "deepseek_v3": DEEPSEEK,
-    "granitemoeshared": {"shared_intermediate_size": 40},
-    "llama4_text": {"intermediate_size_mlp": 48, "interleave_moe_layer_step": 2},
-    "jetmoe": {"kv_channels": 8, "num_experts_per_tok": 2},
-    "inkling_text": {"n_shared_experts": 2},
-}
-RECENT = {"inkling_text"}
-
-
-def mixture(kind: str, seed: int = 0) -> Any:
-    """A small random model of a type of transformers."""
-    torch.manual_seed(seed)
-    settings = {**SMALL, **IDS, **LONG, **OF_MIXTURES, **KINDS[kind]}
-    config = transformers.CONFIG_MAPPING[kind](**settings)
-    hf = transformers.AutoModelForCausalLM.from_config(config).float().eval()
-    for parameter in hf.parameters():
-        parameter.data.mul_(3.0 if parameter.dim() > 1 else 1.0)
-    return hf
-
-
 kinds = pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=needs_recent if k in RECENT else ()) for k in KINDS]
 )
@@ -328,3 +296,39 @@ def test_a_folded_checkpoint_is_the_steered_model(kind: str, tmp_path: Path) -> 
     if kind != "deepseek_v3":  # whose first layer is dense
         with pytest.raises(ValueError, match=r"convert: expected .* neurons in the down"):
             cna.convert(other, tmp_path / "hf", tmp_path / "b", quiet=True)
+
+
+def test_expert_use_counts_neurons_and_routed_prompts() -> None:
+    hf = mixture("deepseek_v3")
+    model = cna.live(hf, None)
+    positive, negative = PROMPT_IDS[:3], PROMPT_IDS[3:]
+    circuit = cna.discover(model, positive, negative, k=K, universal=None, progress=False)
+    got = cna.expert_use(model, circuit, positive, negative, progress=False)
+    routed: list[tuple[int, list[int]]] = []
+    hooks = [
+        m.register_forward_pre_hook(
+            lambda _, args, layer=layer: routed.append((layer, args[1][-1].tolist()))
+        )
+        for layer, name, m in parts(hf)
+        if name == "mlp.experts"
+    ]
+    last_logits(hf, PROMPT_IDS)
+    for hook in hooks:
+        hook.remove()
+    by_prompt = [[r for r in routed[3 * i : 3 * i + 3]] for i in range(len(PROMPT_IDS))]
+    assert len(got) == 1 + 3 * 5 and got["neurons"].sum() == K
+    for row in got.itertuples():
+        mine = [n for n in circuit if n.layer == row.layer]
+        places = [circuit.expert_of(n.layer, n.index)[0] for n in mine]
+        assert row.neurons == sum((-1 if e is None else e) == row.expert for e in places)
+        for column, prompts in (("positive", by_prompt[:3]), ("negative", by_prompt[3:])):
+            sent = [any(at == row.layer and row.expert in e for at, e in p) for p in prompts]
+            expected = 1.0 if row.expert < 0 else np.mean(sent)
+            assert getattr(row, column) == expected
+    with pytest.raises(
+        ValueError, match="expert_use: expected a mixture of experts, got the dense"
+    ):
+        from conftest import make_hf
+
+        dense = cna.live(make_hf(), None)
+        cna.expert_use(dense, circuit, positive, negative)

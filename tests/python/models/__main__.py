@@ -10,30 +10,30 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import subprocess
+import multiprocessing
+import resource
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+import transformers
 from cna.hosts.capabilities import COLUMNS, TABLE
+
+from . import small, survey
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 SOURCE = Path(__file__).parents[3] / "python/cna/hosts" / TABLE.name
+FORKING = threading.Lock()
 PATIENCE = 600  # seconds for one type
 
 
 def one(kind: str, out: Path) -> None:
     """Surveys a type in this process."""
-    import resource
-
-    import torch
-    import transformers
-
-    from . import survey
-
-    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+    resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))
     torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as folder:
         row = survey.row_of(kind, Path(folder))
     out.write_text(json.dumps(row), encoding="utf-8")
@@ -43,17 +43,19 @@ def apart(kind: str, rows: Path) -> dict[str, str]:
     """The row of a type, from a process that may crash or hang."""
     out = rows / f"{kind}.json"
     if not out.exists():
-        command = [sys.executable, "-m", "models", "--one", kind, "--into", str(rows.parent)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-            said = (done.stderr.strip().splitlines() or [""])[-1][:200]
-            why = f"exit code {done.returncode}: {said}"
-        except subprocess.TimeoutExpired:
-            why = f"no end after {PATIENCE} s"
+        child = multiprocessing.get_context("fork").Process(target=one, args=(kind, out))
+        with FORKING:  # one at a time: libraries watch what a fork inherits
+            child.start()
+        child.join(PATIENCE)
+        why = f"exit code {child.exitcode}" if child.exitcode is not None else "no end"
+        if child.is_alive():
+            child.kill()
         if not out.exists():
-            row = dict.fromkeys(COLUMNS, "") | {"type": kind, "live": "failed", "live_note": why}
-            return row
-    return json.loads(out.read_text(encoding="utf-8"))
+            row = dict.fromkeys(COLUMNS, "")
+            return row | {"type": kind, "live": "failed", "live_note": why}
+    row = json.loads(out.read_text(encoding="utf-8"))
+    print(*(row[c] for c in COLUMNS), sep=" | ", flush=True)
+    return row
 
 
 def write(rows: list[dict[str, str]], versions: str) -> None:
@@ -125,22 +127,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="models")
     parser.add_argument("types", nargs="*")
     parser.add_argument("--into", type=Path, default=Path(".build/models"))
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--jobs", type=int, default=2, help="types at once")
     args = parser.parse_args()
     rows = args.into / "rows"
     rows.mkdir(parents=True, exist_ok=True)
-    if args.one:
-        one(args.one, rows / f"{args.one}.json")
-        return 0
-    import torch
-    import transformers
-
-    from . import small
-
-    found = []
-    for kind in args.types or small.types():
-        found.append(apart(kind, rows))
-        print(*(found[-1][c] for c in COLUMNS), sep=" | ", flush=True)
+    transformers.logging.set_verbosity_error()
+    with ThreadPoolExecutor(args.jobs) as pool:
+        found = list(pool.map(lambda kind: apart(kind, rows), args.types or small.types()))
     if not args.types:
         versions = (
             f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}"

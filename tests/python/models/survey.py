@@ -106,12 +106,15 @@ class Plain:
 
     @contextlib.contextmanager
     def without(self, circuit: cna.Circuit) -> Iterator[None]:
-        """What the circuit's neurons write is 0 in the weights themselves."""
-        views = []
+        """The circuit's neurons are 0: dense ones where they enter, others in their experts' weights."""
+        views: list[tuple[Tensor, Tensor]] = []
+        hooks: list[Any] = []
         for neuron in circuit:
             index = neuron.index
             for _, m in self.parts[neuron.layer]:
-                if 0 <= index < experts_oracle.width(m):
+                if 0 <= index < experts_oracle.width(m) and experts_oracle.is_dense(m):
+                    hooks.append(m.register_forward_pre_hook(_zeroed(index)))
+                elif 0 <= index < experts_oracle.width(m):
                     view = experts_oracle.written(m, index)
                     views.append((view, view.clone()))
                     view.zero_()
@@ -119,8 +122,19 @@ class Plain:
         try:
             yield
         finally:
+            for hook in hooks:
+                hook.remove()
             for view, old in views:
                 view.copy_(old)
+
+
+def _zeroed(index: int) -> Any:
+    def hook(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x = args[0].clone()
+        x[..., index] = 0
+        return (x, *args[1:])
+
+    return hook
 
 
 def differences(model: cna.Model, plain: Plain) -> list[str]:
@@ -130,7 +144,7 @@ def differences(model: cna.Model, plain: Plain) -> list[str]:
     if not close(model.logits(PROMPTS), logits, LIMIT):
         out.append("logits")
     expected = plain.record(PROMPTS)
-    got = cna.by_layer(model, model.record(PROMPTS))
+    got = cna.by_layer(model, cna.record(model, PROMPTS, progress=False))
     for layer, row in enumerate(expected["neuron"]):
         if row is not None and not close(got[layer].double(), row, LIMIT):
             out.append(f"neurons of layer {layer}")
