@@ -6,7 +6,7 @@ import collections.abc
 import os
 import torch
 import typing
-__all__: list[str] = ['Circuit', 'ContributionParts', 'Gate', 'Intervention', 'Model', 'Neuron', 'NonFiniteError', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'coverage', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'n_gram_quality', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
+__all__: list[str] = ['Circuit', 'ContributionParts', 'Conversation', 'Gate', 'Intervention', 'Model', 'Neuron', 'NonFiniteError', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'coverage', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'n_gram_quality', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
 class NonFiniteError(RuntimeError):
     """
     A model's numbers overflowed, so that nothing can be read off them.
@@ -103,7 +103,7 @@ class Circuit:
         ...
     def __getstate__(self) -> str:
         ...
-    def __init__(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], neurons: collections.abc.Sequence[Neuron], provenance: dict = {}, universal_removed: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None) -> None:
+    def __init__(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], neurons: collections.abc.Sequence[Neuron], provenance: dict = {}, universal_removed: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None, experts: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = []) -> None:
         ...
     def __iter__(self) -> collections.abc.Iterator:
         ...
@@ -119,6 +119,10 @@ class Circuit:
         ...
     def _repr_html_(self) -> typing.Any:
         ...
+    def expert_of(self, layer: typing.SupportsInt | typing.SupportsIndex, index: typing.SupportsInt | typing.SupportsIndex) -> tuple[int | None, int]:
+        """
+        (expert, index in it) of a neuron; expert is None for one that every token sees.
+        """
     def save(self, path: os.PathLike | str | bytes) -> None:
         """
         Writes JSON: the whole file, or the old one stays. RuntimeError if it cannot.
@@ -134,6 +138,11 @@ class Circuit:
     def with_provenance(self, **kwargs) -> Circuit:
         """
         A copy with these provenance entries added.
+        """
+    @property
+    def experts(self) -> list[tuple[int, int]]:
+        """
+        (count, width) of each layer's experts, [n_layers]; empty where no layer has any.
         """
     @property
     def layer_counts(self) -> list[int]:
@@ -249,6 +258,10 @@ class Taps:
         """
     def slot(self, site: str, layer: typing.SupportsInt | typing.SupportsIndex) -> int:
         ...
+    def watches(self, slot: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Whether the pass under way records or edits at this tap.
+        """
 class Model:
     """
     A language model with taps.
@@ -338,6 +351,11 @@ class Model:
     @property
     def eos_ids(self) -> list[int]:
         ...
+    @property
+    def experts(self) -> list[tuple[int, int]]:
+        """
+        (count, width) of each layer's experts, [n_layers]; empty where no layer has any.
+        """
     @property
     def has_cache(self) -> bool:
         ...
@@ -468,6 +486,30 @@ class Gate:
     @property
     def true_positives(self) -> float:
         ...
+class Conversation:
+    """
+    A prompt that grows turn by turn, on the keys and values of its turns.
+    """
+    def __init__(self, model: Model) -> None:
+        ...
+    def answer(self, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], max_new_tokens: typing.SupportsInt | typing.SupportsIndex = 64, temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, **kwargs) -> list[int]:
+        """
+        Answer to a whole prompt as token ids; what it shares with the turns so far is kept.
+        """
+    def clear(self) -> None:
+        """
+        Forgets all turns.
+        """
+    @property
+    def reused(self) -> int:
+        """
+        Tokens of the last prompt that were not computed again.
+        """
+    @property
+    def tokens(self) -> list[int]:
+        """
+        Tokens whose keys and values are held.
+        """
 def common_prefix(prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]) -> int:
     """
     Tokens shared by all prompts, leaving each one of its own.
@@ -528,6 +570,6 @@ def wilson_interval(successes: typing.SupportsInt | typing.SupportsIndex, n: typ
     """
     Wilson score interval (low, high) of a rate.
     """
-down_projection: str = '(^|\\.)(mlp|mlp_block|feed_forward|ffn)\\.(down_proj|c_proj|dense_4h_to_h|fc2|w2)$|layers\\.\\d+\\.fc2$'
+down_projection: str = '(^|\\.)(mlp|mlp_block|feed_forward|ffn|mixer)\\.(down_proj|c_proj|dense_4h_to_h|fc_out|fc2|w2|Wo)$|(layers\\.\\d+\\.fc2|layer\\.\\d+\\.output\\.dense)$'
 torch_version: str = '2.13.0'
 version: str = '0.1.0'

@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "catch.hpp"
+#include "cna/torch/conversation.hpp"
 #include "cna/torch/discover.hpp"
 #include "cna/torch/generate.hpp"
 #include "cna/torch/recorder.hpp"
@@ -267,6 +268,49 @@ TEST_CASE("generate: top_k and top_p draw from their sets, and from all of them"
   REQUIRE(first.size() > 1);
   CHECK(drawn({.max_new_tokens = 1, .temperature = 1.0, .top_p = 0.5}) == first);
   CHECK(drawn({.max_new_tokens = 1, .temperature = 1e-4}) == std::set{order[0].item<int64_t>()});
+}
+
+TEST_CASE("Conversation: every turn answers as its whole prompt alone") {
+  for (const bool cached : {true, false}) {
+    Model model = weights().host(cached);
+    Conversation conversation(model);
+    TokenIds prompt{3, 1, 4};
+    for (const TokenIds& more : {TokenIds{}, TokenIds{9, 2}, TokenIds{6}, TokenIds{5, 5, 8}}) {
+      const auto held = static_cast<int64_t>(conversation.tokens().size());
+      prompt.insert(prompt.end(), more.begin(), more.end());
+      const TokenIds answer = conversation.answer(prompt, {.max_new_tokens = 4});
+      CHECK(answer == weights().answer(prompt, 4, by_hand(kArms[0])));
+      CHECK(conversation.reused() == (cached ? held : 0));
+      CHECK(conversation.tokens().size() == (cached ? prompt.size() + 3 : 0));
+      prompt.insert(prompt.end(), answer.begin(), answer.end());
+    }
+    // A prompt that parts from the turns early, and one that says nothing new.
+    const TokenIds other{3, 1, 9, 9};
+    CHECK(conversation.answer(other, {.max_new_tokens = 3}) ==
+          weights().answer(other, 3, by_hand(kArms[0])));
+    CHECK(conversation.reused() == (cached ? 2 : 0));
+    CHECK(conversation.answer(other, {.max_new_tokens = 3}) ==
+          weights().answer(other, 3, by_hand(kArms[0])));
+    CHECK(conversation.reused() == (cached ? 3 : 0));
+    conversation.clear();
+    CHECK(conversation.tokens().empty());
+  }
+}
+
+TEST_CASE("Conversation: a turn that fails forgets the turns, not the model") {
+  Model model = weights().host();
+  Conversation conversation(model);
+  const TokenIds prompt{3, 1, 4};
+  (void)conversation.answer(prompt, {.max_new_tokens = 2});
+  CHECK_THROWS_AS(conversation.answer({}, {}), ValueError);
+  CHECK_THROWS_AS(conversation.answer(prompt, {.max_new_tokens = 0}), ValueError);
+  CHECK(conversation.answer(prompt, {.max_new_tokens = 3}) ==
+        weights().answer(prompt, 3, by_hand(kArms[0])));
+  Model whole = weights().host(false);
+  Conversation other(whole);
+  RunOptions run;
+  run.intervention = Intervention::scale(kCircuit, {0.0}).from_last(1);
+  CHECK_THROWS_AS(other.answer(prompt, {.max_new_tokens = 2}, run), ValueError);
 }
 
 TEST_CASE("last_logits: equals the reference, for every arm and batch") {

@@ -30,6 +30,11 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     )
     opening_options(parser)
     parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="run the checkpoint as it is, nothing exported (mixtures of experts, unusual models)",
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="prompts per batch")
 
 
@@ -133,6 +138,7 @@ def load_model(args: argparse.Namespace) -> Any:
     from ..many import ranks
 
     how = opening(args) | {"device": ranks.device_of_rank(args.device)}
+    how |= {"format": "live"} if args.live else {}
 
     def open_model() -> Any:
         return load(args.model, revision=args.revision, pattern=args.pattern, **how)

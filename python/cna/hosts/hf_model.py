@@ -20,7 +20,8 @@ def check_exportable(hf_model: Any, function: str = "export") -> None:
     if experts := _experts(hf_model):
         raise ValueError(
             f"{function}: expected dense MLPs, got {type(hf_model).__name__} (mixture of {experts} "
-            "experts), whose routing is not traced; run it as it is with cna.live"
+            "experts), whose routing is not traced; run it as it is with cna.live, in the shell with "
+            "--live"
         )
 
 

@@ -16,6 +16,7 @@ from .devices import cuda_capability
 from .export import require_format
 from .export_cache import cache_folder, export_cached
 from .hugging_face import load_hf, smollm2_source
+from .live_open import live
 from .messages import require_settings
 from .model import Model
 from .named import checkpoint, expanded, require_revision
@@ -51,7 +52,8 @@ def load(
         cache_dir: folder of exports; $CNA_CACHE or ~/.cache/cna by default, see `cna cache`.
         pattern: regular expression for the module path of the down projection, where the model's
             own names are unusual.
-        format: of the export, "torchscript" or "aoti", see `cna.export`. Ignored for exported folders.
+        format: of the export, "torchscript" or "aoti", see `cna.export`; ignored for exported folders.
+            "live" exports nothing and runs the checkpoint as it is, see `cna.live`.
         verify: check the archive's SHA-256 against its manifest.
         system: a text put in front of every chat prompt as its system message. Messages that have one
             of their own, and templates that know none, are an error.
@@ -64,12 +66,15 @@ def load(
 
     Archives of either format run code: open only files that you trust.
     """
+    chat: dict[str, Any] = {"system": system, "template_kwargs": template_kwargs}
+    if format == "live":
+        how: dict[str, Any] = {"revision": revision, "dtype": dtype, "device": device}
+        return live(name, **how, pattern=pattern, **chat)
     require_format("load", format)
     left_open = is_auto(device) or is_auto(dtype)
     compiled = format == "aoti" and is_auto(device)  # for the CPU, unless a GPU is named
     where = choose_device("load", "cpu" if compiled else device)
     path = expanded("load", name)
-    chat = {"system": system, "template_kwargs": template_kwargs}
     require_revision("load", name, path, revision)
     if path.is_dir() and (path / "manifest.json").exists():
         if is_auto(device):

@@ -332,3 +332,25 @@ def test_expert_use_counts_neurons_and_routed_prompts() -> None:
 
         dense = cna.live(make_hf(), None)
         cna.expert_use(dense, circuit, positive, negative)
+
+
+def test_the_shell_finds_and_steers_a_mixture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cna.cli import main
+
+    hf = mixture("qwen3_moe", max_position_embeddings=4096)
+    hf.save_pretrained(tmp_path / "m")
+    make_tokenizer().save_pretrained(tmp_path / "m")
+    monkeypatch.setenv("CNA_CACHE", str(tmp_path / "cache"))
+    for name, texts in (("a", ["red", "blue", "tall"]), ("b", ["one", "two", "three"])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(texts))
+    files = ["--positive", str(tmp_path / "a.txt"), "--negative", str(tmp_path / "b.txt")]
+    command = ["discover", "-m", str(tmp_path / "m"), *files, "--out", str(tmp_path / "c.json")]
+    assert main(command) == 2
+    assert "in the shell with --live" in capsys.readouterr().err
+    assert main([*command, "--live"]) == 0
+    assert cna.Circuit.load(tmp_path / "c.json").experts == [(4, 24)] * 4
+    asked = ["generate", "hello", "-m", str(tmp_path / "m"), "--max-new-tokens", "3"]
+    assert main([*asked, "--live", "--circuit", str(tmp_path / "c.json")]) == 0
+    assert not (tmp_path / "cache").exists() or not any((tmp_path / "cache").iterdir())
