@@ -5,11 +5,7 @@
 ///    ("experts": [[count, width], ...] of each layer of a mixture; then format_version is 3,)
 ///    "neurons": [[layer, index, delta], ...], "universal_removed": [[layer, index], ...],
 ///    "provenance": {name: any JSON value, ...}}
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -25,6 +21,7 @@
 #include <vector>
 
 #include "cna/circuit.hpp"
+#include "temporary_file.hpp"
 
 namespace cna {
 
@@ -180,58 +177,6 @@ class Reader {
 
   std::string_view function_;
   std::string_view origin_;
-};
-
-/// The file a save goes to first; removed unless it was renamed.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const std::filesystem::path& target) {
-    static std::atomic<unsigned> counter{0};
-    for (int attempt = 0; attempt < 100 && descriptor_ < 0; ++attempt) {
-      path_ = target;
-      path_ += fmt::format(".{}-{}.tmp", ::getpid(), counter++);
-      descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-      if (descriptor_ < 0 && errno != EEXIST) break;
-    }
-    if (descriptor_ < 0) fail("create a file beside it");
-    struct stat old{};
-    if (::stat(target.c_str(), &old) == 0) (void)::fchmod(descriptor_, old.st_mode & 0777);
-  }
-
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-
-  ~TemporaryFile() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-    if (!renamed_) ::unlink(path_.c_str());
-  }
-
-  void write(std::string_view text) {
-    while (!text.empty()) {
-      const ssize_t written = ::write(descriptor_, text.data(), text.size());
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) fail("write");
-      text.remove_prefix(static_cast<std::size_t>(written));
-    }
-    if (::fsync(descriptor_) != 0) fail("flush to the disk");
-    const int closing = descriptor_;
-    descriptor_ = -1;
-    if (::close(closing) != 0) fail("close");
-  }
-
-  void rename_to(const std::filesystem::path& target) {
-    if (::rename(path_.c_str(), target.c_str()) != 0) fail("replace the old file");
-    renamed_ = true;
-  }
-
- private:
-  [[noreturn]] static void fail(const char* step) {
-    throw std::system_error(errno, std::generic_category(), step);
-  }
-
-  std::filesystem::path path_;
-  int descriptor_ = -1;
-  bool renamed_ = false;
 };
 
 }  // namespace

@@ -309,7 +309,7 @@ TEST_CASE("Conversation: a turn that fails forgets the turns, not the model") {
   Model whole = weights().host(false);
   Conversation other(whole);
   RunOptions run;
-  run.intervention = Intervention::scale(kCircuit, {0.0}).from_last(1);
+  run.intervention = steering({{0.0, 0.0}}).from_last(1);
   CHECK_THROWS_AS(other.answer(prompt, {.max_new_tokens = 2}, run), ValueError);
 }
 

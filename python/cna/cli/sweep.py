@@ -33,6 +33,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, default=20, help="of random neurons")
     parser.add_argument("--instruction", help="of the baseline prompt (default: the task's own)")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="of each answer")
+    parser.add_argument(
+        "--max-thought-tokens", type=int, help="of a thinking model's thoughts before it, apart"
+    )
     parser.add_argument("--max-prompts", type=int, default=None, help="of each set (default: all)")
     parser.add_argument("--mmlu", help="folder or CSV in the MMLU layout")
     parser.add_argument(
@@ -85,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         prompt_baseline=args.instruction,
         random_seeds=range(args.draws),
         max_new_tokens=args.max_new_tokens,
+        max_thought_tokens=args.max_thought_tokens,
         batch_size=args.batch_size,
         max_prompts=args.max_prompts,
         quiz=quiz,

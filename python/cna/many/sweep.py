@@ -76,7 +76,7 @@ def sweep_distributed(
             model,
             mine,
             ids,
-            max_new_tokens=options.max_new_tokens,
+            max_new_tokens=options.most_tokens,
             batch_size=batch,
             log=log,
             progress=progress and rank == 0,

@@ -14,7 +14,7 @@ from ..base.files import append_lines, require_folder
 from ..base.progress import bar
 from ..hosts.messages import as_text, behind, question
 from ..hosts.model import Model
-from ..prompts.thoughts import opens_thoughts
+from ..prompts.thoughts import opens_thoughts, within_budgets
 from .arm import Arm
 from .marks import mark
 
@@ -157,6 +157,7 @@ def generate_answers(
     *,
     chat: bool | None,
     max_new_tokens: int,
+    max_thought_tokens: int | None = None,
     batch_size: int,
     log: AnswerLog,
     progress: bool = True,
@@ -170,7 +171,7 @@ def generate_answers(
         model,
         [(arm, name, i) for arm, name, i in jobs if (marks[arm.key], name, i) not in log.done],
         ids,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens + (max_thought_tokens or 0),
         batch_size=batch_size,
         log=log,
         progress=progress,
@@ -178,7 +179,11 @@ def generate_answers(
     )
     rows = []
     for arm, name, i in jobs:
-        tokens = log.done[marks[arm.key], name, i]
+        tokens, thinking = log.done[marks[arm.key], name, i], 0
+        opened = opens_thoughts(model.tokenizer, ids[arm.prefix, name][i])
+        if max_thought_tokens is not None:
+            budgets = max_thought_tokens, max_new_tokens
+            tokens, thinking = within_budgets(model.tokenizer, tokens, opened, *budgets)
         rows.append(
             {
                 "method": arm.method,
@@ -193,7 +198,8 @@ def generate_answers(
                 "question": question(prompts[name][i]),
                 "answer": model.decode(tokens),
                 "tokens": tokens,
-                "opened": opens_thoughts(model.tokenizer, ids[arm.prefix, name][i]),
+                "n_thought_tokens": thinking,
+                "opened": opened,
             }
         )
     frame = pd.DataFrame(rows)

@@ -48,6 +48,8 @@ class SweepOptions:
         random_prompts: evaluation prompts that a draw answers, and benign prompts that its KL is
             measured on, from the first; all by default.
         max_new_tokens: of an answer.
+        max_thought_tokens: of a thinking model's thoughts before it; longer ones count as `unended`.
+            By default thoughts and answer share `max_new_tokens`.
         batch_size: prompts in one forward pass.
         kl_prompts: evaluation prompts for KL(unsteered || steered) along unsteered answers; 0
             leaves it out. Benign prompts are all used.
@@ -75,6 +77,7 @@ class SweepOptions:
     random_seeds: Sequence[int] = tuple(range(20))
     random_prompts: int | None = None
     max_new_tokens: int = 40
+    max_thought_tokens: int | None = None
     batch_size: int = 64
     kl_prompts: int = 16
     perplexity: bool = True
@@ -106,7 +109,8 @@ class SweepOptions:
             )
         for field in ("kl_prompts", "quiz_questions", "quiz_seed"):
             self._keep(field, whole_number(getattr(self, field), 0, field, "sweep"))
-        for field, least in (("max_prompts", 1), ("random_prompts", 1), ("relevance_prompts", 0)):
+        counts = {"max_prompts": 1, "random_prompts": 1, "relevance_prompts": 0}
+        for field, least in (counts | {"max_thought_tokens": 1}).items():
             if getattr(self, field) is not None:
                 self._keep(field, whole_number(getattr(self, field), least, field, "sweep"))
 
@@ -117,6 +121,11 @@ class SweepOptions:
     def strengths(self) -> list[float]:
         """The multipliers in ascending order, each once, with 1 among them."""
         return sorted({1.0, *self.multipliers})
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that are generated at most: thoughts and answer."""
+        return self.max_new_tokens + (self.max_thought_tokens or 0)
 
     @property
     def main_multiplier(self) -> float | None:

@@ -90,5 +90,5 @@ def _fingerprint(
         steering_active(model),
         circuit_hash(circuit),
         [model.tokenize(texts, task.chat) if texts else [] for texts in sets],
-        options.max_new_tokens,
+        options.most_tokens,
     )

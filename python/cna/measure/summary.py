@@ -32,7 +32,7 @@ def summarise(
         answers: with arm, set, index, prompt, answer and tokens; log_likelihood and relevance where
             they were measured; question, what a judge is told was asked, and opened, whether the
             prompt ends with an opening think tag, where known. A judge reads what is behind the
-            thoughts.
+            thoughts. n_thought_tokens: those of them that have a budget of their own.
         extra: more columns: {column: {key of an arm: value}}.
         correct: which questions each arm answers right, bool [arms, n_questions].
         max_new_tokens: of an answer; one as long was cut. None: none was.
@@ -63,7 +63,8 @@ def _scored(answers: pd.DataFrame, task: Task, most: float) -> pd.DataFrame:
     out["composite"] = [_core.composite_quality(a) for a in out["answer"]]
     out["n_tokens"] = [len(t) for t in out["tokens"]]
     out["empty"] = [not a.strip() for a in out["answer"]]
-    out["cut"] = out["n_tokens"] >= most
+    thinking = out.pop("n_thought_tokens") if "n_thought_tokens" in out else 0
+    out["cut"] = out["n_tokens"] - thinking >= most
     return out
 
 

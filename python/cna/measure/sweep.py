@@ -56,8 +56,8 @@ def sweep(
         task: from `cna.tasks.load`; its judge decides what counts as the behaviour.
         multipliers, baselines, settings: fields of `cna.SweepOptions`, by its names: caa_layers,
             caa_coefficients, logit_biases, prompt_baseline, random_seeds, random_prompts,
-            max_new_tokens, batch_size, kl_prompts, perplexity, relevance_prompts,
-            quiz_questions, quiz_by, quiz_seed, max_prompts, layers.
+            max_new_tokens, max_thought_tokens, batch_size, kl_prompts, perplexity,
+            relevance_prompts, quiz_questions, quiz_by, quiz_seed, max_prompts, layers.
         options: all of them in one object; what is given beside it comes first.
         quiz: multiple-choice questions, from `cna.prompts.read_quiz`; the built-in set by default.
         arms: extra arms, for methods of your own; a run folder knows them by all that they do.
@@ -88,6 +88,7 @@ def sweep(
         todo.prompts,
         chat=task.chat,
         max_new_tokens=options.max_new_tokens,
+        max_thought_tokens=options.max_thought_tokens,
         batch_size=options.batch_size,
         log=log,
         progress=progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,35 @@ def split_thoughts(text: str, tags: tuple[str, str] = TAGS, *, opened: bool = Fa
 def opens_thoughts(tokenizer: Any, ids: Sequence[int], tags: tuple[str, str] = TAGS) -> bool:
     """Whether a prompt, as token ids, ends with the opening tag: its template opened the thoughts."""
     return str(tokenizer.decode(list(ids[-16:]))).rstrip().endswith(tags[0])
+
+
+def within_budgets(
+    tokenizer: Any,
+    tokens: Sequence[int],
+    opened: bool,
+    most_thoughts: int,
+    most_answer: int,
+    tags: tuple[str, str] = TAGS,
+) -> tuple[list[int], int]:
+    """(tokens of an answer that fit, how many of them are thoughts), each part within its own budget.
+
+    Thoughts longer than `most_thoughts` are cut there, and have not ended.
+    """
+
+    def text(count: int) -> str:
+        return str(tokenizer.decode(list(tokens[:count]), skip_special_tokens=True))
+
+    whole = text(len(tokens))
+    parts = split_thoughts(whole, tags, opened=opened)
+    if parts.ended and parts.answer == whole:  # it does not think
+        return list(tokens[:most_answer]), 0
+    if not parts.ended:
+        return list(tokens[:most_thoughts]), min(len(tokens), most_thoughts)
+    ends = bisect.bisect_left(range(len(tokens)), True, key=lambda n: tags[1] in text(n + 1)) + 1
+    begins = opened or whole.lstrip().startswith(tags[0])
+    if ends > most_thoughts and begins:
+        return list(tokens[:most_thoughts]), most_thoughts
+    return list(tokens[: ends + most_answer]), ends
 
 
 def judge_answers(

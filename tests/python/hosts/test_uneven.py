@@ -240,3 +240,55 @@ def test_two_mlps_in_one_block_are_refused() -> None:
         ValueError, match=r"live: expected one MLP in each block, .* behind '.*layers\.0"
     ):
         cna.live(hf, None)
+
+
+@pytest.mark.parametrize("kind", ["all", "missing"])
+def test_an_uneven_circuit_converts_to_gguf(kind: str, tmp_path: Path) -> None:
+    """Patched rows of ffn_up and the adapter of ffn_down, each layer with its own width."""
+    gguf = pytest.importorskip("gguf")
+    model = cna.live(uneven(kind), None)
+    circuit = cna.discover(model, IDS[:3], IDS[3:], k=11, universal=None, progress=False)
+    rng = np.random.default_rng(3)
+    writer = gguf.GGUFWriter(tmp_path / "old.gguf", "llama")
+    writer.add_block_count(4)
+    writer.add_feed_forward_length([w or 0 for w in WIDTHS[kind]])
+    for layer, width in enumerate(WIDTHS[kind]):
+        names = {"ffn_gate": (width, 32), "ffn_up": (width, 32), "ffn_down": (32, width)}
+        for name, shape in names.items() if width else ():
+            writer.add_tensor(
+                f"blk.{layer}.{name}.weight", rng.normal(0, 1, shape).astype(np.float32)
+            )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    old = {t.name: t.data.copy() for t in gguf.GGUFReader(tmp_path / "old.gguf").tensors}
+    for format in ("gguf", "gguf-lora"):
+        cna.convert(
+            circuit,
+            tmp_path / "old.gguf",
+            tmp_path / f"{format}.gguf",
+            format=format,
+            multiplier=-0.5,
+            quiet=True,
+        )
+    patched = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "gguf.gguf").tensors}
+    adapter = {t.name: t.data for t in gguf.GGUFReader(tmp_path / "gguf-lora.gguf").tensors}
+    for layer, width in enumerate(WIDTHS[kind]):
+        mine = [n.index for n in circuit if n.layer == layer]
+        if not mine:
+            continue
+        factor = np.ones(width, np.float32)
+        factor[mine] = -0.5
+        up, down = (f"blk.{layer}.{name}.weight" for name in ("ffn_up", "ffn_down"))
+        assert np.array_equal(patched[up], old[up] * factor[:, None])
+        total = old[down] + adapter[f"{down}.lora_b"] @ adapter[f"{down}.lora_a"]
+        assert close(total, old[down] * factor, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["all", "missing"])
+def test_the_doctor_passes_an_uneven_model(kind: str, tmp_path: Path) -> None:
+    from cna.cli import main
+
+    cna.export(uneven(kind), make_tokenizer(), tmp_path / "m")
+    assert main(["doctor", str(tmp_path / "m")]) == 0

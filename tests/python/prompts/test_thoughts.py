@@ -9,7 +9,7 @@ import pytest
 from cna.measure.answers import generate_answers
 from cna.measure.summary import summarise
 from cna.prompts import Thoughts, split_thoughts
-from cna.prompts.thoughts import opens_thoughts
+from cna.prompts.thoughts import opens_thoughts, within_budgets
 from conftest import PROMPTS, make_tokenizer
 
 
@@ -75,3 +75,42 @@ def test_a_sweep_judges_what_comes_behind_the_thoughts(tiny: cna.Model, opening:
     assert list(answers["thoughts"]) == ["no" if x else "yes, I should" for x in leaves]
     assert table["unended"][0] == pytest.approx((~leaves).mean())
     assert table["judged"][0] == pytest.approx(leaves.mean())
+
+
+@pytest.mark.parametrize(
+    ("said", "opened", "kept", "thinking"),
+    [
+        ("<think>abc</think>hello", False, "<think>abc</think>hel", 18),
+        ("abc</think>hello", True, "abc</think>hel", 11),
+        ("abc</think>hello", False, "abc</think>hel", 11),  # the template's tag, not seen
+        ("<think>abcdefghijklmnop</think>hello", False, "<think>abcdefghijklm", 20),
+        ("<think>abcdefghijklmnop and on", False, "<think>abcdefghijklm", 20),
+        ("abc and on", True, "abc and on", 10),
+        ("hello", False, "hel", 0),
+    ],
+)
+def test_thoughts_and_answer_have_a_budget_each(
+    said: str, opened: bool, kept: str, thinking: int
+) -> None:
+    """One token a byte: 20 for the thoughts, tags included, 3 for the answer."""
+    tokenizer = make_tokenizer()
+    tokens = tokenizer(said, add_special_tokens=False)["input_ids"]
+    assert len(tokens) == len(said)
+    got, count = within_budgets(tokenizer, tokens, opened, 20, 3)
+    assert tokenizer.decode(got) == kept and count == thinking
+
+
+def test_a_sweep_gives_thoughts_their_own_budget(tiny: cna.Model) -> None:
+    """The model generates both budgets; a random one does not think, so an answer is cut at its own."""
+    judge = cna.judges.CallableJudge("any", lambda answer: bool(answer))
+    task = cna.tasks.Task("t", "t", PROMPTS[:2], PROMPTS[2:4], PROMPTS[4:], [], judge)
+    circuit = cna.discover(tiny, PROMPTS[:2], PROMPTS[2:4], k=3, universal=None, progress=False)
+    few: dict[str, Any] = {"baselines": (), "quiz_questions": 0, "perplexity": False}
+    few |= {"layers": False, "progress": False, "multipliers": (0.0,), "kl_prompts": 0}
+    plain = cna.sweep(tiny, circuit, task, max_new_tokens=4, **few)
+    apart = cna.sweep(tiny, circuit, task, max_new_tokens=4, max_thought_tokens=9, **few)
+    assert list(apart.answers["answer"]) == list(plain.answers["answer"])
+    assert list(apart.answers["cut"]) == list(plain.answers["cut"])
+    assert apart.settings["max_thought_tokens"] == 9
+    with pytest.raises(ValueError, match="max_thought_tokens"):
+        cna.SweepOptions(max_thought_tokens=0)
