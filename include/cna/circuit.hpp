@@ -194,8 +194,9 @@ inline Circuit::Circuit(GridShape shape, std::vector<Neuron> neurons, Provenance
   }
   const bool negative = std::any_of(shape_.widths.begin(), shape_.widths.end(),
                                     [](int64_t width) { return width < 0; });
-  if (negative ||
-      (!shape_.widths.empty() && shape_ != GridShape::of(shape_.widths, shape_.experts))) {
+  GridShape dense = shape_;
+  dense.experts.clear();
+  if (negative || (!shape_.widths.empty() && dense != GridShape::of(shape_.widths))) {
     throw_value_error(
         "Circuit: expected a width for each of {} layers, the largest {}, got {} of them, from {} "
         "on; pass "

@@ -266,10 +266,11 @@ TEST_CASE("circuit_from_json: every wrong field has its own message", "[core][ci
   CHECK(contains(message("{}"), "got an object of 0"));
   CHECK(contains(message("\"text\""), "got \"text\""));
   CHECK(contains(message(with("format", "\"gguf\"")), "expected an object with \"format\""));
-  CHECK(message(with("format_version", "3")) ==
-        "circuit_from_json: expected format_version up to 2 in a.json, got 3; update cna: a newer "
+  CHECK(message(with("format_version", "4")) ==
+        "circuit_from_json: expected format_version up to 3 in a.json, got 4; update cna: a newer "
         "one wrote this");
-  CHECK(contains(message(with("format_version", "0")), "expected format_version 1 or 2 in a.json"));
+  CHECK(contains(message(with("format_version", "0")),
+                 "expected format_version 1, 2 or 3 in a.json"));
   CHECK(contains(message(with("format_version", "\"1\"")), "as format_version in a.json, got"));
   for (const std::string name :
        {"format_version", "n_layers", "width", "neurons", "universal_removed", "provenance"}) {

@@ -107,7 +107,8 @@ TEST_CASE("Circuit: experts must fit their layer", "[core][uneven]") {
     shape.experts = std::move(experts);
     return message_of<cna::ValueError>([&] { (void)Circuit(shape, {}); });
   };
-  CHECK(contains(message({{0, 0}}), "expected experts for each of 2 layers, got 1"));
-  CHECK(contains(message({{0, 0}, {3, 5}}), "within the 14 neurons of layer 1, got 3 of 5"));
-  CHECK(contains(message({{0, 0}, {-1, 2}}), "got -1 of 2"));
+  CHECK(contains(message({cna::Experts{0, 0}}), "expected experts for each of 2 layers, got 1"));
+  CHECK(
+      contains(message({cna::Experts{}, {3, 5}}), "within the 14 neurons of layer 1, got 3 of 5"));
+  CHECK(contains(message({cna::Experts{}, {-1, 2}}), "got -1 of 2"));
 }
