@@ -41,6 +41,7 @@ from .circuits import (
     mean_activations,
     random_like,
     record,
+    record_sparse,
     universal_neurons,
 )
 from .hosts.capabilities import capabilities
@@ -111,6 +112,7 @@ __all__ = [
     "prompts",
     "random_like",
     "record",
+    "record_sparse",
     "reproduce",
     "sweep",
     "tasks",

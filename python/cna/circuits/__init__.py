@@ -8,7 +8,7 @@ from .expert_use import expert_use
 from .gate import fit_gate
 from .operation import Operation, mean_activations
 from .random_control import random_like
-from .recording import by_layer, record
+from .recording import by_layer, record, record_sparse
 from .universal import UniversalNeurons, universal_neurons
 from .vectors import SteeringVector, caa, caa_mlp, mean_difference
 
@@ -27,5 +27,6 @@ __all__ = [
     "mean_difference",
     "random_like",
     "record",
+    "record_sparse",
     "universal_neurons",
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import scipy.sparse
 import torch
 from torch import Tensor
 
+from ..base.progress import bar
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 
@@ -42,9 +44,50 @@ def record(
         share_prefix=share_prefix,
         progress=progress,
     )
-    if site != "neuron" or len(set(model.widths)) == 1:
-        return grid
+    return grid if site != "neuron" or len(set(model.widths)) == 1 else _neurons(model, grid)
+
+
+def _neurons(model: Model, grid: Tensor) -> Tensor:
+    """[prompts, n_layers, width of the widest] -> [prompts, n_neurons], layer by layer."""
     return torch.cat([grid[:, i, :width] for i, width in enumerate(model.widths)], 1)
+
+
+def record_sparse(
+    model: Model,
+    prompts: Prompts,
+    *,
+    chat: bool | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> scipy.sparse.csr_array:
+    """The neurons that are not 0 at the last token of each prompt: of a mixture, those that ran.
+
+    What was not routed takes no memory; a batch at a time is held whole. Eight bytes a neuron that ran:
+    of 48 layers with 8 of 128 experts of 768 neurons running, 2.3 MiB a prompt.
+
+    Returns:
+        scipy.sparse.csr_array, float32 [n_prompts, n_neurons], layer by layer as `record` has it.
+    Raises: as `record`.
+    """
+    ids = model.tokenize(prompts, chat)
+    intervention, arms = model._steering(len(ids), ids)
+    rows: list[scipy.sparse.csr_array | None] = [None] * len(ids)
+
+    def keep(which: list[int], grid: Tensor) -> None:
+        for row, flat in zip(which, _neurons(model, grid).numpy(), strict=True):
+            rows[row] = scipy.sparse.csr_array(flat[None])
+
+    with bar("record", progress) as update:
+        model.core.record_stream(
+            ids,
+            "neuron",
+            keep,
+            intervention=intervention,
+            arms=arms,
+            batch_rows=batch_size,
+            progress=update,
+        )
+    return scipy.sparse.vstack(rows, format="csr")
 
 
 def by_layer(model: Model, recorded: Tensor) -> list[Tensor]:

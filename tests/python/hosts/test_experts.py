@@ -354,3 +354,20 @@ def test_the_shell_finds_and_steers_a_mixture(
     asked = ["generate", "hello", "-m", str(tmp_path / "m"), "--max-new-tokens", "3"]
     assert main([*asked, "--live", "--circuit", str(tmp_path / "c.json")]) == 0
     assert not list(tmp_path.glob("cache/**/manifest.json"))
+
+
+def test_sparse_recordings_hold_what_ran_and_nothing_else() -> None:
+    for kind in ("qwen3_moe", "deepseek_v3"):
+        model = cna.live(mixture(kind), None)
+        dense = cna.record(model, PROMPT_IDS, progress=False, batch_size=4)
+        got = cna.record_sparse(model, PROMPT_IDS, progress=False, batch_size=4)
+        assert got.shape == (len(PROMPT_IDS), model.n_neurons) and got.dtype == np.float32
+        assert np.array_equal(got.toarray(), dense.reshape(len(PROMPT_IDS), -1).numpy())
+        ran = sum(
+            width - (count - 2) * each  # two experts of each token
+            for width, (count, each) in zip(model.widths, model.experts, strict=True)
+            if count
+        ) + sum(w for w, (count, _) in zip(model.widths, model.experts, strict=True) if not count)
+        assert got.nnz <= ran * len(PROMPT_IDS)
+        stored = got.data.nbytes + got.indices.nbytes + got.indptr.nbytes
+        assert stored <= 8 * got.nnz + 4 * (len(PROMPT_IDS) + 1)

@@ -292,3 +292,28 @@ def test_the_doctor_passes_an_uneven_model(kind: str, tmp_path: Path) -> None:
 
     cna.export(uneven(kind), make_tokenizer(), tmp_path / "m")
     assert main(["doctor", str(tmp_path / "m")]) == 0
+
+
+@pytest.mark.parametrize("kind", ["all", "missing"])
+def test_an_uneven_circuit_converts_to_the_other_files(kind: str, tmp_path: Path) -> None:
+    from cna.ship import load_control_vector, read_authors_json
+
+    hf = uneven(kind)
+    model = cna.live(hf, None)
+    circuit = cna.discover(model, IDS[:3], IDS[3:], k=11, universal=None, progress=False)
+    cna.convert(circuit, None, tmp_path / "a.json", format="authors-json", quiet=True)
+    again = read_authors_json(tmp_path / "a.json", circuit.shape, circuit.widths)
+    assert again.widths == circuit.widths and again.neurons == circuit.neurons
+    late = {"layers": (1, 3), "k": 11, "universal": None, "progress": False}
+    circuit = cna.discover(model, IDS[:3], IDS[3:], **late)  # llama.cpp has none for layer 0
+    shift = cna.Operation.shift(circuit)
+    cna.convert(shift, model, tmp_path / "v.gguf", format="control-vector", quiet=True)
+    vectors = load_control_vector(tmp_path / "v.gguf")
+    assert set(vectors) == {n.layer for n in circuit}
+    for layer, vector in vectors.items():
+        delta = np.zeros(WIDTHS[kind][layer])
+        for n in circuit:
+            if n.layer == layer:
+                delta[n.index] = n.delta
+        expected = downs(hf)[layer].weight.detach().double().numpy() @ -delta
+        assert close(np.asarray(vector, dtype=np.float64), expected, 1e-5)
