@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from .common import table_text
-
 TEXT = "Which model types of transformers work, live and exported."
 STATES = ("exact", "refused", "not built")
 
@@ -34,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     shown = ["type", "live", "peft", "export"]
     if args.notes or args.type:
         shown += ["live_note", "export_note"]
-    print(table_text(table[shown]))
+    print(table[shown].to_string(index=False))
     counts = [f"{(table[host] == 'exact').sum()} exact {how}" for host, how in
               (("live", "live"), ("export", "exported"))]  # fmt: skip
     print(f"{len(table)} types: {', '.join(counts)} ({surveyed_with()})")
