@@ -19,14 +19,13 @@ void require_options(const char* function, const GenerateOptions& g) {
     throw_value_error("{}: expected max_new_tokens from 1 to {}, got {}; ask for some tokens",
                       function, most, g.max_new_tokens);
   if (!(g.temperature >= 0.0) || !std::isfinite(g.temperature))
-    throw_value_error("{}: expected a temperature of 0 or more, got {}; 0 is greedy",
-                      function, g.temperature);
+    throw_value_error("{}: expected a temperature of 0 or more, got {}; 0 is greedy", function,
+                      g.temperature);
   if (g.top_k < 0)
-    throw_value_error("{}: expected top_k of 0 or more, got {}; 0 keeps all", function,
-                      g.top_k);
+    throw_value_error("{}: expected top_k of 0 or more, got {}; 0 keeps all", function, g.top_k);
   if (!(g.top_p > 0.0 && g.top_p <= 1.0))
-    throw_value_error("{}: expected top_p above 0 and up to 1, got {}; 1 keeps all",
-                      function, g.top_p);
+    throw_value_error("{}: expected top_p above 0 and up to 1, got {}; 1 keeps all", function,
+                      g.top_p);
 }
 
 std::vector<int64_t> end_tokens(const GenerateOptions& options, const ModelInfo& info) {

@@ -10,9 +10,8 @@ void bind_generate(py::module_& m, py::class_<Model>& model) {
       .def(py::init<Model&>(), py::arg("model"), py::keep_alive<1, 2>())
       .def(
           "answer",
-          [](Conversation& self, const TokenIds& prompt, int64_t max_new_tokens,
-             double temperature, int64_t top_k, double top_p, uint64_t seed,
-             const py::kwargs& run) {
+          [](Conversation& self, const TokenIds& prompt, int64_t max_new_tokens, double temperature,
+             int64_t top_k, double top_p, uint64_t seed, const py::kwargs& run) {
             const RunOptions options = run_options(run);
             const GenerateOptions generation{max_new_tokens, temperature, top_k, top_p, seed};
             py::gil_scoped_release release;
