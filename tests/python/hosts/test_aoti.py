@@ -183,7 +183,9 @@ def test_activations_laid_out_in_another_way_are_refused(tmp_path: Path) -> None
     hf = transformers.OPTForCausalLM(config).eval()
     with pytest.raises(RuntimeError, match="of 2 dimensions"):
         cna.export(hf, None, tmp_path / "aoti", format="aoti")
-    with pytest.raises(ValueError, match=r"got 2 dimensions.*cna\.live\(hf_model, tokenizer\) \(cna models: "):
+    with pytest.raises(
+        ValueError, match=r"got 2 dimensions.*cna\.live\(hf_model, tokenizer\) \(cna models: "
+    ):
         cna.export(hf, None, tmp_path / "traced")
     assert not (tmp_path / "traced").exists()
 
