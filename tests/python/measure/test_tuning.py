@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -213,6 +214,8 @@ def test_tune_chooses_under_its_bound_and_keeps_a_run(
     # The folder is what the other commands take.
     for name in ("circuit.json", "steering.json", "trials.csv", "tune.json", "figures/front.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0, name
+    said_of = json.loads((tmp_path / "run" / "tune.json").read_text(), parse_constant=pytest.fail)
+    assert said_of["chosen"]["k"] == len(best.circuit)  # no NaN, which is no JSON
     table = pd.read_csv(tmp_path / "run" / "trials.csv")
     assert table["left"].tolist() == pytest.approx(best.table["left"].tolist())
     assert best.plot().axes

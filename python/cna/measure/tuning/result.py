@@ -66,8 +66,9 @@ class TuneResult:
         path = self.evaluation.save(folder)
         save_steering(self.operation, self.strength, path)
         write_whole(path / "trials.csv", lambda p: self.table.to_csv(p, index=False))
-        about = {"chosen": self.chosen, "within_bound": self.within_bound, **self.settings}
-        text = json.dumps(about, indent=2, default=str) + "\n"
+        chosen = {k: v for k, v in self.chosen.items() if not pd.isna(v)}  # JSON has no NaN
+        about = {"chosen": chosen, "within_bound": self.within_bound, **self.settings}
+        text = json.dumps(about, indent=2, default=str, allow_nan=False) + "\n"
         write_whole(path / "tune.json", lambda p: p.write_text(text, encoding="utf-8"))
         self.evaluation.drawing.draw_search(self, path)
         return path
