@@ -12,6 +12,7 @@ projection.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ from .placement import is_dtensor
 Tap = Callable[[Tensor, int, Tensor], Tensor]
 
 
-class Experts:
+class Experts(abc.ABC):
     """The experts of one module: `count` of `width` neurons each.
 
     A subclass is one way in which modules hold and run them; `routed`: a token runs a few of them.
@@ -41,9 +42,9 @@ class Experts:
     def neurons(self) -> int:
         return self.count * self.width
 
+    @abc.abstractmethod
     def run(self, tap: Tap, weighted: bool, *args: Any, **kwargs: Any) -> Tensor:
         """What the module's forward gives for these arguments, with `tap` in every expert that runs."""
-        raise NotImplementedError
 
     def last_token(self, weighted: bool, *args: Any, **kwargs: Any) -> Tensor:
         """Activations of all experts at the last token, [count * width], float32 on the CPU."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import multiprocessing
 import resource
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from cna.base.files import write_whole
 from cna.hosts.capabilities import COLUMNS, TABLE
 
 from . import small, survey
@@ -59,12 +61,13 @@ def apart(kind: str, rows: Path) -> dict[str, str]:
 
 
 def write(rows: list[dict[str, str]], versions: str) -> None:
-    with SOURCE.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"# {versions}\n")
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    PAGE.write_text(page(rows, versions), encoding="utf-8")
+    table = io.StringIO(f"# {versions}\n")
+    table.seek(0, io.SEEK_END)
+    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(SOURCE, lambda p: p.write_text(table.getvalue(), encoding="utf-8"))
+    write_whole(PAGE, lambda p: p.write_text(page(rows, versions), encoding="utf-8"))
 
 
 def page(rows: list[dict[str, str]], versions: str) -> str:
