@@ -65,8 +65,17 @@ class Experts(abc.ABC):
         self.run(see, weighted, *args, **kwargs)
         return out
 
+    def why_not_weighted(self) -> str:
+        """Why the routing weight cannot be moved before the down projection; "" where it can."""
+        return ""
+
     def require_weighted(self) -> None:
         """Raises ValueError where the routing weight cannot be moved before the down projection."""
+        if why := self.why_not_weighted():
+            raise ValueError(
+                f"live: expected experts that can be weighted before their down projection, got "
+                f"'{self.name}' {why}; leave out weighted="
+            )
 
 
 class InterfaceExperts(Experts):
@@ -105,12 +114,9 @@ class InterfaceExperts(Experts):
             h = h + getattr(m, name + "_bias")[expert]
         return m._apply_gate(h) if m.has_gate else m.act_fn(h)
 
-    def require_weighted(self) -> None:
-        if getattr(self.module, "has_post_expert_norm", False):
-            raise ValueError(
-                f"live: expected experts whose output is linear in their neurons, got '{self.name}' "
-                "with a norm behind each; leave out weighted="
-            )
+    def why_not_weighted(self) -> str:
+        normed = getattr(self.module, "has_post_expert_norm", False)
+        return "with a norm behind each" if normed else ""
 
 
 class ScaledInputExperts(Experts):
@@ -132,11 +138,8 @@ class ScaledInputExperts(Experts):
                 out[expert, tokens] = h @ m.down_proj[expert]
         return out.view(-1, hidden.shape[-1])
 
-    def require_weighted(self) -> None:
-        raise ValueError(
-            f"live: expected experts that are weighted behind their down projection, got '{self.name}' "
-            "whose input is weighted; leave out weighted="
-        )
+    def why_not_weighted(self) -> str:
+        return "whose input is weighted"
 
 
 class RoutedMlp(Experts):
