@@ -16,7 +16,7 @@ import cna
 import gguf
 import numpy as np
 from cna.ship import load_control_vector
-from cna.ship.gguf_lora import open_gguf
+from cna.ship.gguf_file import open_gguf
 
 LAYERS, WIDTH, HIDDEN = 2, 32, 32
 NEURONS = [cna.Neuron(i % LAYERS, 5 * i, 1.0) for i in range(6)]

@@ -63,6 +63,7 @@ class AotiHost final : public Host {
     const c10::OptionalDeviceGuard guard(info_.device.is_cpu() ? std::nullopt
                                                                : std::optional(info_.device));
     taps_->stopped = nullptr;
+    taps_->begin_step(step.ids);
     at::Tensor out;
     try {
       out = package_->run(inputs).at(0);

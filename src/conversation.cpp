@@ -57,6 +57,7 @@ TokenIds Conversation::answer(const TokenIds& prompt, const GenerateOptions& gen
     const int64_t token = decoder.step(n - 1)[0];
     if (std::find(eos.begin(), eos.end(), token) != eos.end()) break;
     answer.push_back(token);
+    if (generation.on_token) generation.on_token(0, token);
     if (n < generation.max_new_tokens) decoder.advance({false});
   }
   run.report(generation.max_new_tokens, generation.max_new_tokens);

@@ -8,6 +8,7 @@
 #include "cna/moments.hpp"
 #include "cna/torch/recorder.hpp"
 #include "cna/torch/tensor_traits.hpp"
+#include "cna/torch/token_recorder.hpp"
 #include "two_sets.hpp"
 
 namespace cna {
@@ -95,15 +96,39 @@ Gate Gate::fit(Model& model, const Circuit& circuit, std::span<const TokenIds> p
   return gate;
 }
 
+std::vector<double> Gate::weights() const {
+  std::vector<double> out;
+  for (size_t i = 0; i < sd_.size(); ++i)
+    out.push_back(sd_[i] > 0.0 ? std::copysign(1.0 / sd_[i], circuit_.neurons()[i].delta) : 0.0);
+  return out;
+}
+
+at::Tensor Gate::score_of(const at::Tensor& activations) const {
+  if (activations.dim() < 1 || activations.size(-1) != circuit_.size())
+    throw_value_error("gate: expected activations of {} neurons, got {}; pass [..., neurons]",
+                      circuit_.size(), activations.dim() < 1 ? 0 : activations.size(-1));
+  const at::Tensor a = activations.to(at::kCPU, at::kDouble);
+  return (a - at::tensor(mean_, at::kDouble)).matmul(at::tensor(weights(), at::kDouble));
+}
+
+std::vector<std::vector<double>> Gate::token_scores(Model& model, std::span<const TokenIds> prompts,
+                                                    const RunOptions& options) const {
+  std::vector<std::vector<double>> out(prompts.size());
+  record_tokens(model, prompts, circuit_, options, [&](int64_t prompt, const at::Tensor& a) {
+    const at::Tensor scores = score_of(a);
+    out[static_cast<size_t>(prompt)] = {scores.data_ptr<double>(),
+                                        scores.data_ptr<double>() + scores.numel()};
+  });
+  return out;
+}
+
 std::vector<double> Gate::scores(Model& model, std::span<const TokenIds> prompts,
                                  const RunOptions& options) const {
   if (model.shape() != circuit_.shape())
     throw_value_error(
         "gate: expected a circuit of {} neurons, got one of {}; it belongs to another model",
         model.shape().text(), circuit_.shape().text());
-  std::vector<double> weight;
-  for (size_t i = 0; i < sd_.size(); ++i)
-    weight.push_back(sd_[i] > 0.0 ? std::copysign(1.0 / sd_[i], circuit_.neurons()[i].delta) : 0.0);
+  const std::vector<double> weight = weights();
   NeuronSum sum(circuit_, mean_, weight, static_cast<int64_t>(prompts.size()));
   record(model, prompts, options, at<Site::neuron>(sum));
   return sum.values();

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "cna/error.hpp"
+#include "cna/torch/watch.hpp"
 #include "decoder.hpp"
 #include "finite.hpp"
+#include "followed.hpp"
 #include "run.hpp"
 #include "step_error.hpp"
 
@@ -34,10 +37,18 @@ std::vector<int64_t> end_tokens(const GenerateOptions& options, const ModelInfo&
 }
 
 std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
-                               const GenerateOptions& generation, const RunOptions& options) try {
+                               const GenerateOptions& generation, const RunOptions& options,
+                               Watch* watch) try {
   require_options("generate", generation);
+  std::optional<FollowedCircuit> followed;
+  if (watch != nullptr) followed.emplace("generate", watch->gate().circuit(), model.shape());
   Run run("generate", model, prompts, options, generation.max_new_tokens);
   c10::InferenceMode guard;
+  Taps& taps = run.host().taps();
+  if (followed) {
+    watch->begin(static_cast<int64_t>(prompts.size()));
+    followed->start(taps);
+  }
   const std::vector<int64_t> eos = end_tokens(generation, run.info());
   std::vector<TokenIds> answers(prompts.size());
   const std::vector<Batch> batches = run.batches();
@@ -49,10 +60,17 @@ std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
     for (int64_t n = 1; n <= generation.max_new_tokens && !decoder.done(); ++n) {
       run.report(before + n - 1, total);
       const std::vector<int64_t> tokens = decoder.step(n - 1);
+      if (followed) watch->see(decoder.rows(), n - 1, followed->take(taps).select(1, -1));
       std::vector<bool> ended(tokens.size());
       for (size_t i = 0; i < tokens.size(); ++i) {
+        const int64_t row = decoder.rows()[i];
         ended[i] = std::find(eos.begin(), eos.end(), tokens[i]) != eos.end();
-        if (!ended[i]) answers[static_cast<size_t>(decoder.rows()[i])].push_back(tokens[i]);
+        if (ended[i]) {
+          if (followed) watch->forget_last(row);
+          continue;
+        }
+        answers[static_cast<size_t>(row)].push_back(tokens[i]);
+        if (generation.on_token) generation.on_token(row, tokens[i]);
       }
       if (n < generation.max_new_tokens) decoder.advance(ended);
     }

@@ -5,9 +5,12 @@
 #include <torch/csrc/jit/passes/inliner.h>
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <regex>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "cna/error.hpp"
 #include "linears.hpp"
@@ -18,14 +21,40 @@ namespace {
 
 namespace jit = ::torch::jit;
 
+constexpr const char* kTap = "cna::tap";
+constexpr const char* kTapPart = "cna::tap_part";
+
+bool is_tap(const jit::Node* node) {
+  return node->kind() == c10::Symbol::fromQualString(kTap) ||
+         node->kind() == c10::Symbol::fromQualString(kTapPart);
+}
+
+jit::Node* insert_node(jit::Graph& graph, const char* kind, std::vector<jit::Value*> inputs,
+                       jit::Node* before) {
+  jit::Node* node = graph.create(c10::Symbol::fromQualString(kind), inputs, 1);
+  node->output()->setType(c10::TensorType::get());
+  node->insertBefore(before);
+  return node;
+}
+
 jit::Node* insert_tap(jit::Graph& graph, jit::Value* value, jit::Value* taps, int64_t slot,
                       jit::Node* before) {
   jit::WithInsertPoint point(before);
-  jit::Value* number = graph.insertConstant(slot);
-  jit::Node* tap = graph.create(c10::Symbol::fromQualString("cna::tap"), {value, taps, number}, 1);
-  tap->output()->setType(c10::TensorType::get());
-  graph.insertNode(tap);
-  return tap;
+  return insert_node(graph, kTap, {value, taps, graph.insertConstant(slot)}, before);
+}
+
+/// The tap of a part of a layer's neurons, `first` to `first + site.width` of `features`.
+jit::Node* insert_part_tap(jit::Graph& graph, const Linear& site, jit::Value* taps, int64_t slot,
+                           int64_t first, int64_t features) {
+  jit::Node* before = site.masked ? site.input->node() : site.taker;
+  jit::WithInsertPoint point(before);
+  jit::Value* idle =
+      site.masked ? site.masked->input(1) : graph.insertConstant(c10::IValue());  // None
+  return insert_node(
+      graph, kTapPart,
+      {site.masked ? site.masked->output() : site.input, taps, graph.insertConstant(slot),
+       graph.insertConstant(first), graph.insertConstant(features), idle},
+      before);
 }
 
 /// Puts a tap behind `value`, for every later use of it.
@@ -85,6 +114,46 @@ jit::Value* residual_after(jit::Value* output) {
   return sum;
 }
 
+/// The down projections among a graph's linears; of a layer with experts, those come first.
+std::vector<Linear> sites_of(const std::vector<Linear>& linears, const std::regex& wanted,
+                             bool known) {
+  const bool mixture = std::any_of(linears.begin(), linears.end(),
+                                   [](const Linear& l) { return l.masked != nullptr; });
+  const std::regex shared(kSharedExperts);
+  std::vector<Linear> sites;
+  for (const Linear& l : linears) {
+    const bool beside = known && mixture && (l.masked || std::regex_search(l.path, shared));
+    if (beside || std::regex_search(l.path, wanted)) sites.push_back(l);
+  }
+  if (mixture) {
+    std::map<std::string, size_t> blocks;  // in the graph's order
+    const auto block = [&](const Linear& l) {
+      return blocks.try_emplace(block_path(l.path), blocks.size()).first->second;
+    };
+    for (const Linear& l : sites) (void)block(l);
+    std::stable_sort(sites.begin(), sites.end(), [&](const Linear& a, const Linear& b) {
+      return std::pair(block(a), !a.masked) < std::pair(block(b), !b.masked);
+    });
+  }
+  return sites;
+}
+
+/// By layer, what a mixture's graph marks as the output of an MLP with experts: all or none.
+std::map<int64_t, jit::Value*> marked_outputs(jit::Graph& graph, const std::vector<Linear>& sites,
+                                              const std::vector<int64_t>& numbers) {
+  std::set<int64_t> mixed;
+  for (size_t i = 0; i < sites.size(); ++i)
+    if (sites[i].masked) mixed.insert(numbers[i]);
+  std::vector<jit::Value*> marks;
+  for (jit::Node* node : graph.nodes())
+    if (node->kind() == c10::aten::alias) marks.push_back(node->output());
+  std::map<int64_t, jit::Value*> out;
+  if (marks.size() != mixed.size()) return out;
+  size_t i = 0;
+  for (const int64_t layer : mixed) out[layer] = marks[i++];
+  return out;
+}
+
 }  // namespace
 
 Grafted graft(const jit::Module& module, const std::string& pattern) {
@@ -101,9 +170,7 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
   jit::Inline(graph);
 
   const std::vector<Linear> linears = linears_of(module, graph);
-  std::vector<Linear> sites;
-  std::copy_if(linears.begin(), linears.end(), std::back_inserter(sites),
-               [&](const Linear& l) { return std::regex_search(l.path, wanted); });
+  std::vector<Linear> sites = sites_of(linears, wanted, pattern == kDownProjection);
   if (sites.empty()) {
     throw_value_error(
         "graft: expected a down projection that matches '{}', found none; the model's linear "
@@ -111,7 +178,8 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
         pattern, closest_names(linears, pattern));
   }
   const std::vector<int64_t> numbers = layer_numbers(sites);
-  std::vector<int64_t> widths(static_cast<size_t>(numbers.back()) + 1);
+  const auto layers = static_cast<size_t>(numbers.back()) + 1;
+  std::vector<int64_t> widths(layers), parts(layers), first;
   for (size_t i = 0; i < sites.size(); ++i) {
     if (sites[i].hidden != sites[0].hidden) {
       throw_value_error(
@@ -119,11 +187,14 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
           "{} from {}; narrow the pattern",
           sites[0].hidden, sites[0].path, sites[i].hidden, sites[i].path);
     }
-    widths[static_cast<size_t>(numbers[i])] = sites[i].width;
+    const auto layer = static_cast<size_t>(numbers[i]);
+    first.push_back(widths[layer]);
+    widths[layer] += sites[i].width;
+    parts[layer] += sites[i].masked ? 2 : 1;  // above 1: a layer with experts
   }
-  out.shape = GridShape::of(std::move(widths));
-  out.neuron_sites.resize(static_cast<size_t>(out.shape.layers));
-  out.by_rows.resize(static_cast<size_t>(out.shape.layers));
+  out.shape = GridShape::of(widths);
+  out.neuron_sites.resize(layers);
+  out.by_rows.resize(layers);
   out.hidden = sites[0].hidden;
   out.dtype = sites[0].dtype;
 
@@ -132,37 +203,62 @@ Grafted graft(const jit::Module& module, const std::string& pattern) {
   const auto slot = [&](Site site, int64_t layer) {
     return static_cast<int64_t>(site) * out.shape.layers + layer;
   };
-  std::vector<jit::Value*> streams;
-  for (const Linear& site : sites) streams.push_back(residual_after(projection_output(site)));
-  out.residual_sites = std::all_of(streams.begin(), streams.end(), [](auto* v) { return v; }) &&
-                       std::set<jit::Value*>(streams.begin(), streams.end()).size() ==
-                           static_cast<size_t>(out.shape.layers);  // not behind other blocks
+  // What each MLP writes, and the stream behind it.
+  const std::map<int64_t, jit::Value*> marked = marked_outputs(graph, sites, numbers);
+  std::map<int64_t, jit::Value*> outputs, streams;
+  for (size_t i = 0; i < sites.size(); ++i) {
+    const int64_t layer = numbers[i];
+    const bool dense = parts[static_cast<size_t>(layer)] == 1;
+    jit::Value* output = dense                    ? projection_output(sites[i])
+                         : marked.contains(layer) ? marked.at(layer)
+                                                  : nullptr;
+    outputs[layer] = output;
+    streams[layer] = output ? residual_after(output) : nullptr;
+  }
+  std::set<jit::Value*> distinct;
+  for (const auto& [layer, stream] : streams)
+    if (stream) distinct.insert(stream);
+  out.residual_sites =
+      static_cast<int64_t>(distinct.size()) == out.shape.layers;  // not behind other blocks
 
   for (size_t i = 0; i < sites.size(); ++i) {
     const Linear& site = sites[i];
     const int64_t layer = numbers[i];
-    out.neuron_sites[static_cast<size_t>(layer)] = site.path;
-    out.by_rows[static_cast<size_t>(layer)] = site.by_rows;
-    jit::Node* tap = insert_tap(graph, site.input, taps, slot(Site::neuron, layer), site.taker);
-    site.taker->replaceInput(site.input_slot, tap->output());
-    tap_after(graph, projection_output(site), taps, slot(Site::mlp_output, layer));
-    if (out.residual_sites) tap_after(graph, streams[i], taps, slot(Site::residual, layer));
+    const auto l = static_cast<size_t>(layer);
+    if (first[i] == 0) {
+      out.neuron_sites[l] = site.path;
+      out.by_rows[l] = site.by_rows;
+    }
+    if (parts[l] == 1) {
+      jit::Node* tap = insert_tap(graph, site.input, taps, slot(Site::neuron, layer), site.taker);
+      site.taker->replaceInput(site.input_slot, tap->output());
+    } else {
+      jit::Node* tap =
+          insert_part_tap(graph, site, taps, slot(Site::neuron, layer), first[i], widths[l]);
+      if (site.masked)
+        site.input->node()->replaceInput(0, tap->output());
+      else
+        site.taker->replaceInput(site.input_slot, tap->output());
+    }
+    const bool last = i + 1 == sites.size() || numbers[i + 1] != layer;
+    if (last && outputs.at(layer))
+      tap_after(graph, outputs.at(layer), taps, slot(Site::mlp_output, layer));
+    if (last && out.residual_sites)
+      tap_after(graph, streams.at(layer), taps, slot(Site::residual, layer));
   }
   // The recording graph is the forward graph cut behind the last neuron tap.
   jit::EliminateDeadCode(out.forward);
   graph.lint();
 
   out.record = graph.copy();
-  jit::Value* end = nullptr;
+  std::vector<jit::Value*> ends;  // one of each part of the last layer
   const int64_t last_slot = slot(Site::neuron, out.shape.layers - 1);
-  for (jit::Node* node : out.record->nodes()) {
-    if (node->kind() == c10::Symbol::fromQualString("cna::tap") &&
-        jit::toIValue(node->input(2))->toInt() == last_slot)
-      end = node->output();
-  }
-  if (end) {  // a tap inside a control-flow block keeps the whole graph
+  for (jit::Node* node : out.record->nodes())
+    if (is_tap(node) && jit::toIValue(node->input(2))->toInt() == last_slot)
+      ends.push_back(node->output());
+  if (!ends.empty()) {  // a tap inside a control-flow block keeps the whole graph
     while (!out.record->outputs().empty()) out.record->eraseOutput(0);
-    out.record->registerOutput(end);
+    for (jit::Value* end : ends) out.record->registerOutput(end);
     jit::EliminateDeadCode(out.record);
     out.record->lint();
   }

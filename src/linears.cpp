@@ -76,6 +76,9 @@ std::optional<Linear> as_linear(const jit::Module& module, jit::Node* node) {
     out.input_slot = 0;
     out.input = out.taker->input(0);
   }
+  if (before == c10::aten::mul &&
+      out.input->node()->input(0)->node()->kind() == c10::aten::masked_fill)
+    out.masked = out.input->node()->input(0)->node();
   return out;
 }
 
@@ -123,26 +126,33 @@ std::vector<Linear> linears_of(const jit::Module& module, jit::Graph& graph) {
   return out;
 }
 
+std::string block_path(const std::string& path) {
+  size_t end = std::string::npos;  // of the last whole part of digits that has a part below it
+  for (size_t from = 0, to; (to = path.find('.', from)) != std::string::npos; from = to + 1) {
+    const std::string part = path.substr(from, to - from);
+    if (!part.empty() && part.size() < 8 &&
+        part.find_first_not_of("0123456789") == std::string::npos)
+      end = to;
+  }
+  return end == std::string::npos ? std::string() : path.substr(0, end);
+}
+
 std::vector<int64_t> layer_numbers(const std::vector<Linear>& sites) {
   std::vector<int64_t> out;
   for (const Linear& site : sites) {
-    std::optional<int64_t> number;  // of the last whole part of digits that has a part below it
-    for (size_t from = 0, to; (to = site.path.find('.', from)) != std::string::npos;
-         from = to + 1) {
-      const std::string part = site.path.substr(from, to - from);
-      if (!part.empty() && part.size() < 8 &&
-          part.find_first_not_of("0123456789") == std::string::npos)
-        number = std::stoll(part);
-    }
-    if (!number) break;
-    out.push_back(*number);
+    const std::string block = block_path(site.path);
+    if (block.empty()) break;
+    out.push_back(std::stoll(block.substr(block.rfind('.') + 1)));
   }
   if (out.empty() || out.size() < sites.size()) {
     out.resize(sites.size());
     std::iota(out.begin(), out.end(), int64_t{0});
   }
+  std::set<int64_t> mixed;  // blocks with experts
+  for (size_t i = 0; i < out.size(); ++i)
+    if (sites[i].masked) mixed.insert(out[i]);
   for (size_t i = 1; i < out.size(); ++i) {
-    if (out[i] > out[i - 1]) continue;
+    if (out[i] > out[i - 1] || (out[i] == out[i - 1] && mixed.contains(out[i]))) continue;
     throw_value_error(
         "graft: expected one MLP in each block, in their order, got '{}' behind '{}'; pass a "
         "pattern that matches one of each block",

@@ -20,6 +20,9 @@ struct Linear {
   int64_t hidden;
   at::ScalarType dtype;
   bool by_rows;  // the weight is [hidden, width], as nn.Linear stores it
+  /// All experts of a layer: where a graph sets those to 0 that do not run, before it takes the
+  /// rest times their routing weights (python/cna/hosts/traced_experts.py). Null: no experts.
+  ::torch::jit::Node* masked = nullptr;
 };
 
 /// A tensor of the module by its attributes' path; undefined where the path names none.
@@ -32,9 +35,12 @@ struct Linear {
 [[nodiscard]] std::vector<Linear> linears_of(const ::torch::jit::Module& module,
                                              ::torch::jit::Graph& graph);
 
+/// "model.layers.3" of "model.layers.3.mlp.down_proj"; empty where no part above it is a number.
+[[nodiscard]] std::string block_path(const std::string& path);
+
 /// The number of each site's block in the model: the last number above it in its path. Where no
-/// path has one, sites are counted.
-/// @throws ValueError where two sites lie in one block, or blocks do not ascend.
+/// path has one, sites are counted. Several sites of one block follow the first, its experts.
+/// @throws ValueError where two dense MLPs lie in one block, or blocks do not ascend.
 [[nodiscard]] std::vector<int64_t> layer_numbers(const std::vector<Linear>& sites);
 
 /// Up to six distinct module names, layer numbers starred, nearest to the pattern first.

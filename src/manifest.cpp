@@ -29,6 +29,24 @@ int64_t whole(const Json& value, const char* name, int64_t least,
   return value.get<int64_t>();
 }
 
+/// [[experts, width of each], ...], one of each layer, [0, 0] where a layer has none.
+std::vector<Experts> experts_of(const Json& value, const GridShape& shape,
+                                const std::filesystem::path& path) {
+  std::vector<Experts> out;
+  for (const auto& layer : value)
+    out.push_back({whole(layer.at(0), "experts", 0, path), whole(layer.at(1), "experts", 0, path)});
+  bool fit = static_cast<int64_t>(out.size()) == shape.layers;
+  for (size_t i = 0; fit && i < out.size(); ++i)
+    fit = out[i].neurons() <= shape.width_of(static_cast<int64_t>(i));
+  if (!fit) {
+    throw_value_error(
+        "load: expected the experts of {} layers, no more than their neurons, in '{}', got {}; "
+        "export the model again",
+        shape.layers, path.string(), value.dump(-1, ' ', true));
+  }
+  return out;
+}
+
 }  // namespace
 
 Manifest read_manifest(const std::filesystem::path& folder) {
@@ -79,6 +97,8 @@ Manifest read_manifest(const std::filesystem::path& folder) {
       }
       out.shape = uneven;
     }
+    if (json.contains("experts"))
+      out.shape.experts = experts_of(json.at("experts"), out.shape, path);
     out.hidden = count("hidden_size", 1);
     out.vocab = count("vocab_size", 0);
     out.max_positions = count("max_positions", 0);

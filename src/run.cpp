@@ -77,6 +77,7 @@ Run::~Run() {
   host().taps().set_edits({});
   host().taps().set_places({});
   host().taps().record({});
+  host().taps().follow({});
   host().taps().poll = nullptr;
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "cna/error.hpp"
 
@@ -25,6 +26,42 @@ std::vector<at::Tensor> Taps::take_recorded() {
   std::vector<at::Tensor> out(recorded_.size());
   out.swap(recorded_);
   return out;
+}
+
+void Taps::follow(const std::map<int64_t, std::vector<int64_t>>& neurons) {
+  followed_.clear();
+  for (const auto& [layer, index] : neurons)
+    if (!index.empty()) followed_[layer] = {at::tensor(index, at::kLong), at::Tensor()};
+}
+
+std::map<int64_t, at::Tensor> Taps::take_followed() {
+  std::map<int64_t, at::Tensor> out;
+  for (auto& [layer, one] : followed_) out[layer] = std::exchange(one.kept, at::Tensor());
+  return out;
+}
+
+void Taps::keep(Followed& what, const at::Tensor& x, const TapShard* shard) const {
+  if (what.index.device() != x.device()) what.index = what.index.to(x.device());
+  const int64_t rows = x.size(0), tokens = x.size(1);
+  if (!shard) {
+    what.kept = x.index_select(2, what.index);
+  } else if (shard->gather) {
+    const at::Tensor all = shard->gather(x.reshape({rows * tokens, x.size(2)}));
+    what.kept = all.view({rows, tokens, -1}).index_select(2, what.index.to(all.device()));
+  } else {
+    if (!what.kept.defined())
+      what.kept = at::zeros({rows, tokens, what.index.numel()}, x.options());
+    const at::Tensor local = what.index - shard->first;
+    const at::Tensor mine = (local.ge(0) & local.lt(x.size(2))).nonzero().squeeze(1);
+    what.kept.index_copy_(2, mine.to(what.kept.device()),
+                          x.index_select(2, local.index_select(0, mine)).to(what.kept.device()));
+  }
+}
+
+void Taps::begin_step(const at::Tensor& ids) {
+  rows_ = ids.size(0), tokens_ = ids.size(1);
+  std::fill(recorded_.begin(), recorded_.end(), at::Tensor());
+  for (auto& [layer, one] : followed_) one.kept = at::Tensor();
 }
 
 void Taps::set_edits(std::vector<TapEdit> edits) {
@@ -61,14 +98,27 @@ at::Tensor Taps::edited(const at::Tensor& x, TapEdit& edit, const TapShard* shar
   return at::where(chosen, y, x);
 }
 
+namespace {
+/// A layer's recording with this part in it.
+at::Tensor whole(const at::Tensor& part, const TapShard& shard, at::Tensor so_far) {
+  if (shard.gather) return shard.gather(part);
+  if (!so_far.defined() || so_far.size(0) != part.size(0))
+    so_far = at::zeros({part.size(0), shard.features}, part.options());
+  so_far.narrow(1, shard.first, part.size(1)).copy_(part);
+  return so_far;
+}
+}  // namespace
+
 at::Tensor Taps::apply(const at::Tensor& x, int64_t slot, const TapShard* shard) {
+  const bool flat = x.dim() == 2 && tokens_ > 0 && x.size(0) == rows_ * tokens_;
+  const at::Tensor shaped = flat ? x.reshape({rows_, tokens_, x.size(1)}) : x;
   try {
     if (slot < 0 || slot >= kSites * layers_) {
       throw_index_error("tap: expected a slot below {}, got {}; ask Taps::slot for it",
                         kSites * layers_, slot);
     }
     if (poll) poll();
-    if (x.dim() != 3) {
+    if (shaped.dim() != 3) {
       throw_error(
           "tap: expected {} activations [rows, tokens, features] in layer {}, got {} dimensions; "
           "run this architecture as a live model",
@@ -78,16 +128,22 @@ at::Tensor Taps::apply(const at::Tensor& x, int64_t slot, const TapShard* shard)
     stopped = std::current_exception();
     throw;
   }
-  at::Tensor y = x;
+  at::Tensor y = shaped;
   const auto s = static_cast<size_t>(slot);
   if (s < edits_.size()) {
     for (TapEdit& edit : edits_[s]) y = edited(y, edit, shard);
   }
+  if (shard && shard->idle.defined() && !y.is_same(shaped)) y = y.masked_fill(shard->idle, 0);
   if (recording_[slot / layers_] && s < recorded_.size()) {
     const at::Tensor last = y.select(1, -1).clone();
-    recorded_[s] = shard ? shard->gather(last) : last;
+    recorded_[s] = shard ? whole(last, *shard, recorded_[s]) : last;
   }
-  return y;
+  if (!followed_.empty() && slot / layers_ == static_cast<int64_t>(Site::neuron)) {
+    const auto one = followed_.find(slot % layers_);
+    if (one != followed_.end()) keep(one->second, y, shard);
+  }
+  if (y.is_same(shaped)) return x;
+  return flat ? y.reshape(x.sizes()) : y;
 }
 
 }  // namespace cna

@@ -122,6 +122,7 @@ class TorchScriptHost final : public Host {
       stack.emplace_back(step.mask);
     }
     handle_->taps->stopped = nullptr;
+    handle_->taps->begin_step(step.ids);
     try {
       c10::InferenceMode guard;
       jit::InterpreterState(code).run(stack);
@@ -159,6 +160,12 @@ jit::Module load_archive(const std::filesystem::path& file) {
   }
 }
 
+/// A shape as a graph has it, which does not tell experts apart.
+GridShape bare(GridShape shape) {
+  shape.experts.clear();
+  return shape;
+}
+
 }  // namespace
 
 ModelInfo inspect_torchscript(const std::filesystem::path& file, const std::string& pattern) {
@@ -187,7 +194,8 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
   std::string pattern = options.pattern.empty() ? manifest.tap_pattern : options.pattern;
   Grafted graph = graft(module, pattern.empty() ? kDownProjection : pattern);
   const size_t arguments = graph.forward->inputs().size() - 2;
-  if (exported && (arguments != 4 + 2 * manifest.cache.size() || graph.shape != manifest.shape)) {
+  if (exported &&
+      (arguments != 4 + 2 * manifest.cache.size() || graph.shape != bare(manifest.shape))) {
     throw_error(
         "load: expected the archive that the manifest describes ({} neurons, {} "
         "inputs), got {}, {} inputs in '{}'; export the model again",
@@ -200,6 +208,7 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
         "arguments in '{}'; trace it with one of these, or use cna.export",
         arguments, path.string());
   }
+  if (exported) graph.shape = manifest.shape;
   auto host = std::make_unique<TorchScriptHost>(std::move(module), std::move(graph), exported);
   host->set_unembedding(manifest.unembedding);
   ModelInfo& info = host->editable_info();

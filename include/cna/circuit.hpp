@@ -94,6 +94,20 @@ class Circuit {
     return combine("difference", a, b, a.filtered(b, false));
   }
 
+  /// The neurons for which `keep(neuron, rank)` holds, rank 0 being the strongest. What the circuit
+  /// says of itself stays, and `selection` is added to the list of that name.
+  template <class Keep>
+  [[nodiscard]] Circuit select(std::string_view selection, Keep&& keep) const {
+    std::vector<Neuron> kept;
+    for (std::size_t rank = 0; rank < neurons_.size(); ++rank)
+      if (keep(neurons_[rank], static_cast<int64_t>(rank))) kept.push_back(neurons_[rank]);
+    Provenance provenance = provenance_;
+    std::string& list = provenance["selection"];
+    const std::string before = list.size() > 2 ? list.substr(0, list.size() - 1) + ", " : "[";
+    list = before + json_string(selection) + "]";
+    return Circuit(shape_, std::move(kept), std::move(provenance), universal_removed_);
+  }
+
   friend bool operator==(const Circuit&, const Circuit&) = default;
 
  private:

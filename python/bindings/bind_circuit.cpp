@@ -1,3 +1,7 @@
+#include <fmt/ranges.h>
+
+#include <set>
+
 #include "bindings.hpp"
 #include "cna/circuit.hpp"
 #include "cna/error.hpp"
@@ -166,6 +170,67 @@ void bind_circuit(py::module_& m) {
           "(layer, index) of the universal neurons kept out of the circuit.")
       .def("__len__", &Circuit::size)
       .def("__iter__", [](const Circuit& c) { return py::iter(py::cast(c.neurons())); })
+      .def(
+          "__getitem__",
+          [](const Circuit& c, int64_t i) {
+            const int64_t at = i < 0 ? i + c.size() : i;
+            if (at < 0 || at >= c.size())
+              throw_index_error("Circuit: expected a rank below {}, got {}; count from 0", c.size(),
+                                i);
+            return c.neurons()[static_cast<size_t>(at)];
+          },
+          py::arg("rank"))
+      .def(
+          "__getitem__",
+          [](const Circuit& c, const py::slice& ranks) {
+            size_t start = 0, stop = 0, step = 0, length = 0;
+            if (!ranks.compute(static_cast<size_t>(c.size()), &start, &stop, &step, &length))
+              throw py::error_already_set();
+            std::vector<bool> wanted(static_cast<size_t>(c.size()));
+            for (size_t i = 0; i < length; ++i) wanted[start + i * step] = true;
+            return c.select(
+                py::cast<std::string>(py::repr(ranks)),
+                [&](const Neuron&, int64_t rank) { return wanted[static_cast<size_t>(rank)]; });
+          },
+          py::arg("ranks"), "The neurons of these ranks, as a circuit.")
+      .def(
+          "in_layers",
+          [](const Circuit& c, const py::object& layers) {
+            const bool one = py::isinstance<py::int_>(layers);
+            std::set<int64_t> wanted;
+            for (const py::handle layer : one ? py::make_tuple(layers) : py::tuple(layers)) {
+              const auto number = py::cast<int64_t>(layer);
+              const int64_t at = number < 0 ? number + c.shape().layers : number;
+              if (at < 0 || at >= c.shape().layers)
+                throw_index_error("in_layers: expected layers below {}, got {}; count from 0",
+                                  c.shape().layers, number);
+              wanted.insert(at);
+            }
+            return c.select(fmt::format("in_layers({})", fmt::join(wanted, ", ")),
+                            [&](const Neuron& n, int64_t) { return wanted.contains(n.layer); });
+          },
+          py::arg("layers"),
+          "The neurons of a layer, or of several; negative numbers count from the last layer.")
+      .def(
+          "where",
+          [](const Circuit& c, const py::function& keep) {
+            return c.select("where", [&](const Neuron& n, int64_t) {
+              return static_cast<bool>(py::bool_(keep(n)));
+            });
+          },
+          py::arg("keep"), "The neurons for which keep(neuron) is true.")
+      .def_property_readonly(
+          "positive",
+          [](const Circuit& c) {
+            return c.select("positive", [](const Neuron& n, int64_t) { return n.delta > 0; });
+          },
+          "The neurons with a positive delta.")
+      .def_property_readonly(
+          "negative",
+          [](const Circuit& c) {
+            return c.select("negative", [](const Neuron& n, int64_t) { return n.delta < 0; });
+          },
+          "The neurons with a negative delta.")
       .def("__contains__",
            [](const Circuit& c, std::pair<int64_t, int64_t> id) {
              return c.contains(id.first, id.second);

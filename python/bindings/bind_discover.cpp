@@ -3,6 +3,7 @@
 #include "cna/error.hpp"
 #include "cna/torch/contribution.hpp"
 #include "cna/torch/ranking.hpp"
+#include "cna/torch/reading.hpp"
 
 namespace cna::python {
 namespace {
@@ -54,6 +55,14 @@ constexpr const char* kSelection =
 }  // namespace
 
 void bind_discover(py::module_& m, py::class_<Model>& model) {
+  model.def(
+      "logits_written",
+      [](Model& self, const Circuit& circuit) {
+        py::gil_scoped_release release;
+        return logits_written(self, circuit);
+      },
+      py::arg("circuit"),
+      "What a unit of each neuron adds to the logits, float32 [neurons, vocab].");
   py::class_<ContributionParts>(m, "ContributionParts",
                                 "What a ranking by contribution is made of, for any penalty.")
       .def_property_readonly(

@@ -1,6 +1,7 @@
 #include "bindings.hpp"
 #include "cna/torch/conversation.hpp"
 #include "cna/torch/sweep.hpp"
+#include "cna/torch/watch.hpp"
 
 namespace cna::python {
 
@@ -11,15 +12,19 @@ void bind_generate(py::module_& m, py::class_<Model>& model) {
       .def(
           "answer",
           [](Conversation& self, const TokenIds& prompt, int64_t max_new_tokens, double temperature,
-             int64_t top_k, double top_p, uint64_t seed, const py::kwargs& run) {
+             int64_t top_k, double top_p, uint64_t seed,
+             const std::optional<py::function>& on_token, const py::kwargs& run) {
             const RunOptions options = run_options(run);
-            const GenerateOptions generation{max_new_tokens, temperature, top_k, top_p, seed};
+            GenerateOptions generation{max_new_tokens, temperature, top_k, top_p, seed};
+            generation.on_token = token_listener(on_token);
             py::gil_scoped_release release;
             return self.answer(prompt, generation, options);
           },
           py::arg("prompt"), py::arg("max_new_tokens") = 64, py::arg("temperature") = 0.0,
           py::arg("top_k") = 0, py::arg("top_p") = 1.0, py::arg("seed") = 0,
-          "Answer to a whole prompt as token ids; what it shares with the turns so far is kept.")
+          py::arg("on_token") = py::none(),
+          "Answer to a whole prompt as token ids; what it shares with the turns so far is kept. "
+          "on_token(0, token) is called with each as it is written.")
       .def_property_readonly("tokens", &Conversation::tokens,
                              "Tokens whose keys and values are held.")
       .def_property_readonly("reused", &Conversation::reused,
@@ -37,17 +42,20 @@ void bind_generate(py::module_& m, py::class_<Model>& model) {
       "generate",
       [](Model& self, const Prompts& prompts, int64_t max_new_tokens, double temperature,
          int64_t top_k, double top_p, uint64_t seed, std::vector<int64_t> eos_ids, bool ignore_eos,
-         const py::kwargs& run) {
+         const std::optional<py::function>& on_token, Watch* watch, const py::kwargs& run) {
         const RunOptions options = run_options(run);
-        const GenerateOptions generation{max_new_tokens, temperature,        top_k,     top_p,
-                                         seed,           std::move(eos_ids), ignore_eos};
+        const GenerateOptions generation{
+            max_new_tokens, temperature,        top_k,      top_p,
+            seed,           std::move(eos_ids), ignore_eos, token_listener(on_token)};
         py::gil_scoped_release release;
-        return generate(self, prompts, generation, options);
+        return generate(self, prompts, generation, options, watch);
       },
       py::arg("prompts"), py::arg("max_new_tokens") = 64, py::arg("temperature") = 0.0,
       py::arg("top_k") = 0, py::arg("top_p") = 1.0, py::arg("seed") = 0,
       py::arg("eos_ids") = std::vector<int64_t>(), py::arg("ignore_eos") = false,
-      "Answers as token ids, without prompt and end token.");
+      py::arg("on_token") = py::none(), py::arg("watch") = py::none(),
+      "Answers as token ids, without prompt and end token. on_token(prompt, token) is called with "
+      "each as it is written; a Watch reads its gate's score at each.");
   model.def(
       "answer_jobs",
       [](Model& self, const std::vector<Intervention>& arms, const Prompts& prompts,

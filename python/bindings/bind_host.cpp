@@ -43,31 +43,24 @@ ModelInfo info_from(const py::dict& d) {
 std::unique_ptr<Host> live_host(
     const py::dict& info, const py::function& forward, const py::function& move,
     const std::optional<std::pair<py::function, py::function>>& weights) {
-  // Released under the GIL, wherever the last owner is.
-  const auto keep = [](const py::function& f) {
-    return std::shared_ptr<py::function>(new py::function(f), [](py::function* held) {
-      py::gil_scoped_acquire gil;
-      delete held;
-    });
-  };
-  auto run = [f = keep(forward)](const Step& step, Taps& taps) {
+  auto run = [f = kept(forward)](const Step& step, Taps& taps) {
     py::gil_scoped_acquire gil;
     return py::cast<at::Tensor>(
         (*f)(step.ids, step.mask, step.positions, step.keep, step.cache, taps.shared_from_this()));
   };
-  auto to = [f = keep(move)](c10::Device device) {
+  auto to = [f = kept(move)](c10::Device device) {
     py::gil_scoped_acquire gil;
     (*f)(device.str());
   };
   LiveWeights known;
   if (weights) {
-    known.write = [f = keep(weights->first)](int64_t layer) {
+    known.write = [f = kept(weights->first)](int64_t layer) {
       py::gil_scoped_acquire gil;
       const auto [weight, gain] =
           py::cast<std::pair<at::Tensor, std::optional<at::Tensor>>>((*f)(layer));
       return Write{weight, gain.value_or(at::Tensor())};
     };
-    known.readout = [f = keep(weights->second)] {
+    known.readout = [f = kept(weights->second)] {
       py::gil_scoped_acquire gil;
       const auto [unembedding, gain, centred] =
           py::cast<std::tuple<at::Tensor, at::Tensor, bool>>((*f)());
@@ -86,20 +79,29 @@ py::class_<Model> bind_host(py::module_& m) {
       .def(
           "apply",
           [](Taps& t, const at::Tensor& x, int64_t slot, int64_t first,
-             const std::optional<py::function>& gather) {
-            const TapShard shard{first, [&](const at::Tensor& part) {
-                                   return py::cast<at::Tensor>((*gather)(part));
-                                 }};
+             const std::optional<py::function>& gather, int64_t features,
+             const std::optional<at::Tensor>& idle) {
+            TapShard shard{first, {}, features, idle.value_or(at::Tensor())};
+            if (gather) {
+              shard.gather = [&](const at::Tensor& part) {
+                return py::cast<at::Tensor>((*gather)(part));
+              };
+            }
             try {
-              return t.apply(x, slot, gather ? &shard : nullptr);
+              return t.apply(x, slot, gather || features ? &shard : nullptr);
             } catch (py::error_already_set&) {  // Python carries it from here, and only once
               t.stopped = nullptr;
               throw;
             }
           },
           py::arg("x"), py::arg("slot"), py::arg("first") = 0, py::arg("gather") = py::none(),
-          "Records and edits x [rows, tokens, features]; returns it, or a changed copy. With "
-          "`gather`, x holds the features from `first` on, and gather makes a recording whole.")
+          py::arg("features") = 0, py::arg("idle") = py::none(),
+          "Records and edits x [rows, tokens, features]; returns it, or a changed copy. A part of "
+          "a "
+          "layer holds the features from `first` on: of several processes, `gather` makes a "
+          "recording "
+          "whole; of several modules, the layer has `features`, and where `idle` is true (bool, "
+          "broadcast to x) it stays 0.")
       .def("watches", &Taps::watches, py::arg("slot"),
            "Whether the pass under way records or edits at this tap.")
       .def(
@@ -197,6 +199,7 @@ py::class_<Model> bind_host(py::module_& m) {
       },
       py::arg("path"), py::arg("pattern") = "", "What grafting finds in a TorchScript file.");
   m.attr("down_projection") = kDownProjection;
+  m.attr("shared_experts") = kSharedExperts;
   return model;
 }
 

@@ -6,6 +6,7 @@
 #include "cna/torch/control.hpp"
 #include "cna/torch/discover.hpp"
 #include "cna/torch/steering_vector.hpp"
+#include "cna/torch/token_recorder.hpp"
 
 namespace cna::python {
 namespace {
@@ -85,6 +86,20 @@ void bind_record(py::module_& m, py::class_<Model>& model) {
       },
       py::arg("prompts"), py::arg("site"), py::arg("sink"),
       "Calls sink(rows, activations [rows, n_layers, features]) batch by batch.");
+  model.def(
+      "record_tokens",
+      [](Model& self, const Prompts& prompts, const Circuit& circuit, const py::object& sink,
+         const py::kwargs& run) {
+        const RunOptions options = run_options(run);
+        py::gil_scoped_release release;
+        record_tokens(self, prompts, circuit, options,
+                      [&](int64_t prompt, const at::Tensor& activations) {
+                        py::gil_scoped_acquire gil;
+                        sink(prompt, activations);
+                      });
+      },
+      py::arg("prompts"), py::arg("circuit"), py::arg("sink"),
+      "Calls sink(prompt, activations [tokens, neurons]) for each prompt, in the circuit's order.");
   model.def(
       "contrast",
       [](Model& self, const Prompts& positive, const Prompts& negative, const std::string& site,

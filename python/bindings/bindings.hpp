@@ -5,6 +5,9 @@
 #include <pybind11/stl/filesystem.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,8 +48,26 @@ using ExpertPairs = std::vector<std::pair<int64_t, int64_t>>;
   return out;
 }
 
+/// A callable that C++ may keep: released under the GIL, wherever the last owner is.
+[[nodiscard]] inline std::shared_ptr<py::function> kept(const py::function& f) {
+  return std::shared_ptr<py::function>(new py::function(f), [](py::function* held) {
+    py::gil_scoped_acquire gil;
+    delete held;
+  });
+}
+
 /// "neuron", "mlp_output" or "residual".
 Site site_from(const std::string& name);
+
+/// What GenerateOptions::on_token calls: listener(prompt, token), or nothing for None.
+[[nodiscard]] inline std::function<void(int64_t, int64_t)> token_listener(
+    const std::optional<py::function>& listener) {
+  if (!listener) return {};
+  return [f = kept(*listener)](int64_t prompt, int64_t token) {
+    py::gil_scoped_acquire gil;
+    (*f)(prompt, token);
+  };
+}
 
 /// The keyword arguments that every run takes: intervention, arms, batch_rows, batch_tokens,
 /// share_prefix, progress (None or a callable of done and total). Throws TypeError for another.

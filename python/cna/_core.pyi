@@ -6,7 +6,7 @@ import collections.abc
 import os
 import torch
 import typing
-__all__: list[str] = ['Circuit', 'ContributionParts', 'Conversation', 'Gate', 'Intervention', 'Model', 'Neuron', 'NonFiniteError', 'Overlap', 'Taps', 'UniversalCounter', 'common_prefix', 'compare', 'composite_quality', 'coverage', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'n_gram_quality', 'prompt_hash', 'random_like', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
+__all__: list[str] = ['Circuit', 'ContributionParts', 'Conversation', 'Gate', 'Intervention', 'Model', 'Neuron', 'NonFiniteError', 'Overlap', 'Taps', 'UniversalCounter', 'Watch', 'common_prefix', 'compare', 'composite_quality', 'coverage', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'n_gram_quality', 'prompt_hash', 'random_like', 'shared_experts', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
 class NonFiniteError(RuntimeError):
     """
     A model's numbers overflowed, so that nothing can be read off them.
@@ -101,6 +101,14 @@ class Circuit:
         ...
     def __eq__(self, arg0: Circuit) -> bool:
         ...
+    @typing.overload
+    def __getitem__(self, rank: typing.SupportsInt | typing.SupportsIndex) -> Neuron:
+        ...
+    @typing.overload
+    def __getitem__(self, ranks: slice) -> Circuit:
+        """
+        The neurons of these ranks, as a circuit.
+        """
     def __getstate__(self) -> str:
         ...
     def __init__(self, shape: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex], neurons: collections.abc.Sequence[Neuron], provenance: dict = {}, universal_removed: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = [], widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None, experts: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]] = []) -> None:
@@ -123,6 +131,10 @@ class Circuit:
         """
         (expert, index in it) of a neuron; expert is None for one that every token sees.
         """
+    def in_layers(self, layers: typing.Any) -> Circuit:
+        """
+        The neurons of a layer, or of several; negative numbers count from the last layer.
+        """
     def save(self, path: os.PathLike | str | bytes) -> None:
         """
         Writes JSON: the whole file, or the old one stays. RuntimeError if it cannot.
@@ -134,6 +146,10 @@ class Circuit:
     def to_json(self) -> str:
         """
         The circuit as JSON text.
+        """
+    def where(self, keep: collections.abc.Callable) -> Circuit:
+        """
+        The neurons for which keep(neuron) is true.
         """
     def with_provenance(self, **kwargs) -> Circuit:
         """
@@ -150,9 +166,19 @@ class Circuit:
         Neurons per layer, [n_layers].
         """
     @property
+    def negative(self) -> Circuit:
+        """
+        The neurons with a negative delta.
+        """
+    @property
     def neurons(self) -> list[Neuron]:
         """
         List of Neuron, by |delta| descending, then layer, then index.
+        """
+    @property
+    def positive(self) -> Circuit:
+        """
+        The neurons with a positive delta.
         """
     @property
     def provenance(self) -> dict:
@@ -252,9 +278,9 @@ class Taps:
     """
     The taps of one model, called by a live model's hooks.
     """
-    def apply(self, x: torch.Tensor, slot: typing.SupportsInt | typing.SupportsIndex, first: typing.SupportsInt | typing.SupportsIndex = 0, gather: collections.abc.Callable | None = None) -> torch.Tensor:
+    def apply(self, x: torch.Tensor, slot: typing.SupportsInt | typing.SupportsIndex, first: typing.SupportsInt | typing.SupportsIndex = 0, gather: collections.abc.Callable | None = None, features: typing.SupportsInt | typing.SupportsIndex = 0, idle: torch.Tensor | None = None) -> torch.Tensor:
         """
-        Records and edits x [rows, tokens, features]; returns it, or a changed copy. With `gather`, x holds the features from `first` on, and gather makes a recording whole.
+        Records and edits x [rows, tokens, features]; returns it, or a changed copy. A part of a layer holds the features from `first` on: of several processes, `gather` makes a recording whole; of several modules, the layer has `features`, and where `idle` is true (bool, broadcast to x) it stays 0.
         """
     def slot(self, site: str, layer: typing.SupportsInt | typing.SupportsIndex) -> int:
         ...
@@ -304,9 +330,9 @@ class Model:
         """
         Shape of the logits of one step of zeros; on 'meta' it finds leftover device constants.
         """
-    def generate(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], max_new_tokens: typing.SupportsInt | typing.SupportsIndex = 64, temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], ignore_eos: bool = False, **kwargs) -> list[list[int]]:
+    def generate(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], max_new_tokens: typing.SupportsInt | typing.SupportsIndex = 64, temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, eos_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], ignore_eos: bool = False, on_token: collections.abc.Callable | None = None, watch: Watch = None, **kwargs) -> list[list[int]]:
         """
-        Answers as token ids, without prompt and end token.
+        Answers as token ids, without prompt and end token. on_token(prompt, token) is called with each as it is written; a Watch reads its gate's score at each.
         """
     def log_likelihood(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], continuations: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> torch.Tensor:
         """
@@ -315,6 +341,10 @@ class Model:
     def logits(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> torch.Tensor:
         """
         Logits behind each prompt, float32 [n_prompts, vocab].
+        """
+    def logits_written(self, circuit: Circuit) -> torch.Tensor:
+        """
+        What a unit of each neuron adds to the logits, float32 [neurons, vocab].
         """
     def prompt_divergence(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], other_prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], continuations: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> torch.Tensor:
         """
@@ -327,6 +357,10 @@ class Model:
     def record_stream(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], site: str, sink: typing.Any, **kwargs) -> None:
         """
         Calls sink(rows, activations [rows, n_layers, features]) batch by batch.
+        """
+    def record_tokens(self, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], circuit: Circuit, sink: typing.Any, **kwargs) -> None:
+        """
+        Calls sink(prompt, activations [tokens, neurons]) for each prompt, in the circuit's order.
         """
     def scores(self, positive: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], negative: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> tuple[tuple[dict, dict], torch.Tensor]:
         """
@@ -460,9 +494,17 @@ class Gate:
         """
         1 for prompts that pass, else 0.
         """
+    def score_of(self, activations: torch.Tensor) -> torch.Tensor:
+        """
+        Scores of activations [..., neurons] in the circuit's order, float64 [...].
+        """
     def scores(self, model: Model, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> list[float]:
         """
         One score a prompt.
+        """
+    def token_scores(self, model: Model, prompts: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], **kwargs) -> list[list[float]]:
+        """
+        One score a token of each prompt.
         """
     @property
     def circuit(self) -> Circuit:
@@ -486,15 +528,36 @@ class Gate:
     @property
     def true_positives(self) -> float:
         ...
+class Watch:
+    """
+    Reads a gate's score while answers are written.
+    """
+    def __init__(self, gate: Gate, listener: collections.abc.Callable | None = None) -> None:
+        """
+        listener(prompt, token, score) is called before that token is known.
+        """
+    @property
+    def fired(self) -> list[bool]:
+        """
+        Of each prompt, whether a score passed the gate's threshold.
+        """
+    @property
+    def gate(self) -> Gate:
+        ...
+    @property
+    def scores(self) -> list[list[float]]:
+        """
+        Of each prompt of the last run, one for each token of its answer.
+        """
 class Conversation:
     """
     A prompt that grows turn by turn, on the keys and values of its turns.
     """
     def __init__(self, model: Model) -> None:
         ...
-    def answer(self, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], max_new_tokens: typing.SupportsInt | typing.SupportsIndex = 64, temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, **kwargs) -> list[int]:
+    def answer(self, prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], max_new_tokens: typing.SupportsInt | typing.SupportsIndex = 64, temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, seed: typing.SupportsInt | typing.SupportsIndex = 0, on_token: collections.abc.Callable | None = None, **kwargs) -> list[int]:
         """
-        Answer to a whole prompt as token ids; what it shares with the turns so far is kept.
+        Answer to a whole prompt as token ids; what it shares with the turns so far is kept. on_token(0, token) is called with each as it is written.
         """
     def clear(self) -> None:
         """
@@ -571,5 +634,6 @@ def wilson_interval(successes: typing.SupportsInt | typing.SupportsIndex, n: typ
     Wilson score interval (low, high) of a rate.
     """
 down_projection: str = '(^|\\.)(mlp|mlp_block|feed_forward|ffn|mixer)\\.(down_proj|c_proj|dense_4h_to_h|fc_out|fc2|w2|Wo)$|(layers\\.\\d+\\.fc2|layer\\.\\d+\\.output\\.dense)$'
+shared_experts: str = '(^|\\.)(shared_experts?|shared_mlp)\\.(down_proj|output_linear|w2)$'
 torch_version: str = '2.13.0'
 version: str = '0.1.0'

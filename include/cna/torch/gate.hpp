@@ -4,7 +4,9 @@
 ///   token
 ///
 /// mean and sd are over all discovery prompts; the gate is open where the score passes a threshold
-/// that at most a given share of the negative discovery prompts passes. Prompts behind a closed
+/// that at most a given share of the negative discovery prompts passes. The same score can be read
+/// at every token, of a prompt (`token_scores`) or while an answer is written (watch.hpp). Prompts
+/// behind a closed
 /// gate are answered by the model as it is, bit for bit:
 ///
 ///   RunOptions options;
@@ -40,6 +42,12 @@ class CNA_API Gate {
   /// Score of each prompt, in standard deviations summed over neurons.
   [[nodiscard]] std::vector<double> scores(Model& model, std::span<const TokenIds> prompts,
                                            const RunOptions& options = {}) const;
+  /// Score of activations [..., neurons] in the circuit's order, float64 [...].
+  [[nodiscard]] at::Tensor score_of(const at::Tensor& activations) const;
+  /// Score at every token of each prompt; the last one's is that of `scores`.
+  [[nodiscard]] std::vector<std::vector<double>> token_scores(Model& model,
+                                                              std::span<const TokenIds> prompts,
+                                                              const RunOptions& options = {}) const;
   /// 1 for prompts that pass, else 0.
   [[nodiscard]] std::vector<int64_t> arms(Model& model, std::span<const TokenIds> prompts,
                                           const RunOptions& options = {}) const;
@@ -54,6 +62,9 @@ class CNA_API Gate {
   [[nodiscard]] const Threshold& threshold() const { return threshold_; }
 
  private:
+  /// sign(delta) / sd of each neuron, 0 where sd is.
+  [[nodiscard]] std::vector<double> weights() const;
+
   Circuit circuit_;
   std::vector<double> mean_, sd_;
   Threshold threshold_;

@@ -4,6 +4,7 @@
 /// next ~ softmax(logits / temperature) over the top_k tokens and the smallest set with mass top_p.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -20,15 +21,21 @@ struct GenerateOptions {
   uint64_t seed = 0;         ///< each prompt draws from its own stream: seed and prompt number
   std::vector<int64_t> eos_ids = {};  ///< empty: the model's own
   bool ignore_eos = false;            ///< always generate max_new_tokens
+  /// Called with each token of an answer as it is written; what it throws ends the run.
+  std::function<void(int64_t prompt, int64_t token)> on_token = {};
 };
 
+class Watch;
+
 /// Answers as token ids, without the prompt and without the end token, in the order of the prompts.
+/// @param watch  reads a gate's score at every token (watch.hpp); null: none
 /// @throws ValueError for bad prompts or options; NonFinite, with prompt and answer token, where
 ///         the logits overflowed.
 [[nodiscard]] CNA_API std::vector<TokenIds> generate(Model& model,
                                                      std::span<const TokenIds> prompts,
                                                      const GenerateOptions& generation,
-                                                     const RunOptions& options = {});
+                                                     const RunOptions& options = {},
+                                                     Watch* watch = nullptr);
 
 /// Logits [prompts, vocab] behind the last token of each prompt, float32, on the CPU.
 /// @throws NonFinite where they overflowed.

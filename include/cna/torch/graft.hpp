@@ -3,6 +3,8 @@
 /// The forward graph is inlined; each linear whose weight path matches a pattern is a down
 /// projection. Its input gets the neuron tap, its output the mlp_output tap, and the sum that
 /// takes it back into the residual stream gets the residual tap. The file's module stays as it is.
+/// All experts of a layer are one linear that takes them times their routing weights; the tap goes
+/// before those, and a mixture's graph marks each MLP's output by `aten::alias`.
 #pragma once
 
 #include <torch/script.h>
@@ -23,6 +25,10 @@ namespace cna {
 inline constexpr const char* kDownProjection =
     R"((^|\.)(mlp|mlp_block|feed_forward|ffn|mixer)\.(down_proj|c_proj|dense_4h_to_h|fc_out|fc2|w2|Wo)$|(layers\.\d+\.fc2|layer\.\d+\.output\.dense)$)";
 
+/// Beside experts: what every token sees too.
+inline constexpr const char* kSharedExperts =
+    R"((^|\.)(shared_experts?|shared_mlp)\.(down_proj|output_linear|w2)$)";
+
 /// A model's graph with taps in place. Both graphs take (module, taps, forward's arguments ...).
 struct Grafted {
   std::shared_ptr<::torch::jit::Graph> forward;  ///< the whole model
@@ -38,7 +44,7 @@ struct Grafted {
 /// Puts taps into a copy of `module`'s forward graph.
 /// @param pattern  ECMAScript regular expression, searched in the module path of each linear.
 /// @throws ValueError if nothing matches (lists the closest module names), if one block holds
-///         several of them, or if the pattern is not a regular expression.
+///         several of them (but for experts), or if the pattern is not a regular expression.
 [[nodiscard]] CNA_API Grafted graft(const ::torch::jit::Module& module,
                                     const std::string& pattern = kDownProjection);
 

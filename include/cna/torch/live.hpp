@@ -66,6 +66,7 @@ class LiveHost final : public Host {
 
   at::Tensor run(const Step& step) {
     taps_->stopped = nullptr;
+    taps_->begin_step(step.ids);
     try {
       return forward_(step, *taps_);
     } catch (...) {

@@ -1,10 +1,11 @@
 /// A tap is an identity operator placed on an activation of the model; it can record and edit it.
 ///
 /// `cna::tap(x, taps, slot)` returns x itself until a pass asks for more. Everything a tap knows
-/// lives in the `Taps` object that the model passes in, so two models never meet. Compiled graphs
-/// take tensors only: their `cna::tap_(x, slot)` edits x in place, for the `TapScope` of its
-/// thread. Activations are [rows, tokens, features]; rows are prompts, the last token is the
-/// newest. The two operators and the TorchScript class around Taps stand in src/tap_operators.cpp.
+/// lives in the `Taps` object that the model passes in, so two models never meet. `cna::tap_part`
+/// is the same for one of several parts of a layer. Compiled graphs take tensors only: their
+/// `cna::tap_(x, slot)` edits x in place, for the `TapScope` of its thread. Activations are [rows,
+/// tokens, features]; rows are prompts, the last token is the newest. The operators and the
+/// TorchScript class around Taps stand in src/tap_operators.cpp.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -36,15 +37,19 @@ struct TapEdit {
   [[nodiscard]] CNA_API TapEdit select(const at::Tensor& rows) const;
 };
 
-/// The features of a layer that this process holds, where several processes share the layer
-/// (tensor parallelism): edits are cut to them, recordings are made whole.
+/// The features of a layer that a tap sees, where several processes share the layer (tensor
+/// parallelism) or several modules of one process do (experts, and what stands beside them): edits
+/// are cut to them, recordings are made whole.
 struct TapShard {
   int64_t first = 0;  ///< place of the part's first feature in the layer
-  /// [rows, part] -> [rows, features]; all processes call it at the same tap.
-  std::function<at::Tensor(const at::Tensor&)> gather;
+  /// [rows, part] -> [rows, features]; all processes call it at the same tap. None: the parts of
+  /// this process are put together here.
+  std::function<at::Tensor(const at::Tensor&)> gather = {};
+  int64_t features = 0;  ///< of the whole layer, where there is no `gather`
+  at::Tensor idle = {};  ///< bool, broadcast to x: what does not run stays 0, whatever an edit adds
 };
 
-/// The taps of one model: what to record, what to edit, and when to stop.
+/// The taps of one model: what to record and to follow, what to edit, and when to stop.
 class CNA_API Taps : public std::enable_shared_from_this<Taps> {
  public:
   explicit Taps(int64_t layers = 0) : layers_(layers) {}
@@ -65,6 +70,16 @@ class CNA_API Taps : public std::enable_shared_from_this<Taps> {
   /// recorded; hands them over.
   [[nodiscard]] std::vector<at::Tensor> take_recorded();
 
+  /// Keeps these neurons of a layer, int64 indices by layer, at every token of the next steps;
+  /// none: keeps nothing.
+  void follow(const std::map<int64_t, std::vector<int64_t>>& neurons);
+  /// What the last step kept of them, by layer, [rows, tokens, neurons]; hands it over.
+  [[nodiscard]] std::map<int64_t, at::Tensor> take_followed();
+
+  /// A step of these token ids, [rows, new], begins: nothing is recorded of it yet, and activations
+  /// may come flat, [rows * new, features].
+  void begin_step(const at::Tensor& ids);
+
   /// Edits of the next passes; those of one slot act in their order. None: edits nothing.
   void set_edits(std::vector<TapEdit> edits);
 
@@ -81,13 +96,19 @@ class CNA_API Taps : public std::enable_shared_from_this<Taps> {
   std::exception_ptr stopped;
 
  private:
-  int64_t layers_;
+  int64_t layers_, rows_ = 0, tokens_ = 0;
   bool recording_[kSites] = {};
   std::vector<at::Tensor> recorded_;
   std::vector<std::vector<TapEdit>> edits_;  // by slot
+  struct Followed {
+    at::Tensor index;  // int64, on the layer's device
+    at::Tensor kept;   // [rows, tokens, neurons]
+  };
+  std::map<int64_t, Followed> followed_;  // by layer
   at::Tensor places_;
   std::map<int64_t, at::Tensor> chosen_;  // by `last`, bool [rows, new, 1]
 
+  void keep(Followed& what, const at::Tensor& x, const TapShard* shard) const;
   [[nodiscard]] at::Tensor edited(const at::Tensor& x, TapEdit& edit, const TapShard* shard);
 };
 

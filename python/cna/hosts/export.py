@@ -37,12 +37,13 @@ from .export_check import (
     settle_export,
 )
 from .generation_settings import generation_settings
-from .hf_model import check_exportable, eos_ids, max_positions
+from .hf_model import check_decoder, eos_ids, max_positions, require_known_experts
 from .plain import evaluating
 from .readout import readout_of
-from .sites import layer_widths, running_sites, sites_of
+from .sites import layer_experts, layer_widths, running_sites, sites_of
 from .source import template_sha256
 from .step import quiet_transformers
+from .traced_experts import require_traceable, traceable_experts
 from .weights import weights_hash
 from .windows import Masks
 
@@ -108,7 +109,8 @@ def _write_torchscript(step: _Step, folder: Path, pattern: str) -> tuple[dict[st
     archive = folder / torchscript.ARCHIVE
     readout = readout_of(step.hf_model, step.downs)
     example = step.inputs(rows=2, new=5, past=3)
-    traced = torchscript.trace(step.hf_model, step.masks, example, readout)
+    with traceable_experts(step.hf_model, step.downs):
+        traced = torchscript.trace(step.hf_model, step.masks, example, readout)
     step.require_equal(guarded(traced), "traced")
     torchscript.save(traced, archive)
     try:
@@ -119,6 +121,9 @@ def _write_torchscript(step: _Step, folder: Path, pattern: str) -> tuple[dict[st
             f"{first_line(error)}; {LIVE}"
         ) from None
     about = {"hidden_size": sites["hidden_size"], **_grid(sites["widths"])}
+    experts = layer_experts(step.downs)
+    if any(count for count, _ in experts):
+        about["experts"] = experts
     unembedding = "" if readout is None else f"model.{readout.head_name}.weight"
     return about | {"archive": archive.name, "unembedding": unembedding}, traced
 
@@ -199,15 +204,16 @@ def export(
         tokenizer: its tokenizer, or None (prompts are then token ids).
         path: the folder to write; an older export there is replaced only when the new one is whole.
         format: "torchscript" runs anywhere; "aoti" is compiled by AOTInductor for the device that the
-            model is on and this kind of processor (minutes, and needs a C++ compiler).
+            model is on and this kind of processor (minutes, and needs a C++ compiler). Of a mixture of
+            experts, which is "torchscript" only, every expert runs on every token.
         model_id: name for provenance; the model's own by default.
         tap_pattern: regular expression for the down projection's module path; "" knows the usual ones.
         revision: revision for provenance; a hash of the weights by default.
     Returns:
         The folder.
     Raises:
-        ValueError: an unknown format; mixture of experts, encoder-decoder, or another model that
-            cannot be exported, found by comparing it with plain passes before and after.
+        ValueError: an unknown format; experts whose routing is not traced, encoder-decoder, or another
+            model that cannot be exported, found by comparing it with plain passes before and after.
         RuntimeError: the folder cannot be written, the model does not compile, or its numbers changed.
     """
     require_format("export", format)
@@ -227,10 +233,12 @@ def _export(
     tap_pattern: str,
     revision: str | None,
 ) -> Path:
-    check_exportable(hf_model)
+    check_decoder(hf_model, "export")
     _require_free(path)
     with new_folder(path) as folder, evaluating(hf_model), quiet_transformers():
         downs, plain = running_sites(hf_model, tap_pattern, "export")
+        require_known_experts(hf_model, downs, "export")
+        require_traceable(hf_model, downs, format)
         layers, masks, found = exportable_step(hf_model, plain)
         shapes = [[k.keys.shape[1], k.keys.shape[3], k.values.shape[3]] for k in layers]
         write = _write_aoti if format == "aoti" else _write_torchscript

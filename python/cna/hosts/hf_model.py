@@ -14,17 +14,6 @@ from .experts import holds_experts
 from .plain import options
 
 
-def check_exportable(hf_model: Any, function: str = "export") -> None:
-    """Raises ValueError for models that are no dense decoder-only causal language model."""
-    check_decoder(hf_model, function)
-    if experts := _experts(hf_model):
-        raise ValueError(
-            f"{function}: expected dense MLPs, got {type(hf_model).__name__} (mixture of {experts} "
-            "experts), whose routing is not traced; run it as it is with cna.live, in the shell with "
-            "--live"
-        )
-
-
 def check_decoder(hf_model: Any, function: str) -> None:
     """Raises ValueError for models that are no decoder-only causal language model."""
     config = getattr(hf_model, "config", None)
@@ -55,7 +44,7 @@ def _experts(hf_model: Any) -> int:
     return stated if stated > 1 and any("expert" in n or "router" in n for n in names) else 0
 
 
-def require_known_experts(hf_model: Any, downs: Any) -> None:
+def require_known_experts(hf_model: Any, downs: Any, function: str = "live") -> None:
     """Raises ValueError where a block routes tokens to experts that are not among `downs`."""
     if not _experts(hf_model):
         return
@@ -65,7 +54,7 @@ def require_known_experts(hf_model: Any, downs: Any) -> None:
         if ("expert" in leaf or "router" in leaf) and block_name(name) not in known:
             if any(block_name(name) == block_name(down) for down, _ in downs):
                 raise ValueError(
-                    f"live: expected experts of transformers' experts interface, got "
+                    f"{function}: expected experts of transformers' experts interface, got "
                     f"{type(module).__name__} at '{name}'; this mixture is not known"
                 )
 

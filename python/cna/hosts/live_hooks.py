@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +15,15 @@ from .experts import Experts, experts_at
 from .placement import is_dtensor, require_movable
 from .plain import evaluating
 from .shard import Shard, shard_of
-from .sites import Downs, blocks_of, first_neurons, layer_numbers, layer_widths, mlp_outputs
+from .sites import (
+    Downs,
+    blocks_of,
+    first_neurons,
+    layer_numbers,
+    layer_widths,
+    mlp_outputs,
+    neurons_of,
+)
 from .tapped_forward import TappedForward
 
 
@@ -25,16 +32,18 @@ class _Pass(threading.local):
 
     taps: _core.Taps | None = None
     rows = tokens = 0
-    recorded: dict[int, Tensor]  # by layer, what its parts recorded so far, [rows, neurons]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """Neurons `first` to `first + size` of a layer that has several modules or experts."""
+    """Neurons `first` to `first + size` of a layer that has several modules or experts.
+
+    `idle`: [rows, tokens, 1], the tokens that an expert does not see.
+    """
 
     first: int
     size: int
-    gather: Callable[[Tensor], Tensor]
+    idle: Tensor | None = None
 
 
 class LiveStep:
@@ -66,7 +75,7 @@ class LiveStep:
                 continue
             shard: Shard | _Part | None = shard_of(name, module, self.widths[layer])
             if layers.count(layer) > 1:
-                shard = self._part(layer, first, self.widths[layer] - first)
+                shard = _Part(first, neurons_of(name, module))
             self.hooks.append(module.register_forward_pre_hook(self._before(layer, shard)))
         outputs = mlp_outputs(hf_model, downs)
         for layer, module in outputs.items():
@@ -83,34 +92,20 @@ class LiveStep:
             forward.leave(self)
         self.forwards = []
 
-    # --- parts of a layer -------------------------------------------------------------------
-
-    def _part(self, layer: int, first: int, size: int, at: Tensor | None = None) -> _Part:
-        """Neurons of one module or expert; `at`: places of the tokens that the expert sees."""
-
-        def gather(part: Tensor) -> Tensor:
-            done = self.under_way.recorded
-            if at is not None:  # an edit may have added to what does not run
-                last = at[at % self.under_way.tokens == self.under_way.tokens - 1]
-                ran = part.new_zeros(part.shape[0], 1)
-                ran[last // self.under_way.tokens] = 1
-                part = part * ran
-            if layer not in done:
-                done[layer] = part.new_zeros(part.shape[0], self.widths[layer])
-            done[layer][:, first : first + size] = part.to(done[layer].device)
-            return done[layer]
-
-        return _Part(first, size, gather)
+    # --- experts ----------------------------------------------------------------------------
 
     def _replace(self, experts: Experts, layer: int, first: int) -> None:
         """The module's forward with taps in it, for passes of this host; others run its own."""
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            tokens = self.under_way.rows * self.under_way.tokens
+            rows, tokens = self.under_way.rows, self.under_way.tokens
 
             def tap(h: Tensor, expert: int, at: Tensor) -> Tensor:
-                part = self._part(layer, first + expert * experts.width, experts.width, at)
-                every = h.new_zeros(tokens, experts.width)
+                idle = torch.ones(rows * tokens, dtype=torch.bool, device=h.device)
+                idle[at] = False
+                start = first + expert * experts.width
+                part = _Part(start, experts.width, idle.view(rows, tokens, 1))
+                every = h.new_zeros(rows * tokens, experts.width)
                 every[at] = h
                 out = self._tap(every, "neuron", layer, part)
                 return h if out is every else out[at]
@@ -142,6 +137,10 @@ class LiveStep:
         shaped = x if x.dim() == 3 else x.reshape(rows, tokens, features)
         if shard is None:
             out = taps.apply(shaped, slot)
+        elif isinstance(shard, _Part):
+            out = taps.apply(
+                shaped, slot, shard.first, features=self.widths[layer], idle=shard.idle
+            )
         else:
             out = taps.apply(shaped, slot, shard.first, shard.gather)
         return x if out is shaped else out.reshape(x.shape)
@@ -198,13 +197,11 @@ class LiveStep:
             )
         self.under_way.taps = taps
         self.under_way.rows, self.under_way.tokens = ids.shape
-        self.under_way.recorded = {}
         try:
             with torch.inference_mode(), evaluating(self.hf_model):
                 return self.step(ids, mask, positions, keep, cache)
         finally:
             self.under_way.taps = None
-            self.under_way.recorded = {}
 
     def move(self, device: str) -> None:
         """Moves the module; ValueError where that is its owner's, or cannot be."""

@@ -94,7 +94,7 @@ class Plain:
         neurons: what entered each block's down projections at the last token, [MLPs, width of the
             widest] each, 0 behind narrower ones; empty where processes share the model, none of which
             sees them whole.
-        residual: what left the block of each there, [MLPs, hidden] each; likewise.
+        residual: what left each block with MLPs there, [blocks, hidden] each; likewise.
         streams: whether every block's first output is one stream of the prompt, [tokens, hidden].
         calls: how often each down projection ran in the first prompt, by name.
         limit: relative difference within which a host agrees.
@@ -168,7 +168,12 @@ class Plain:
                 widest = max((len(row) for row in rows), default=0)
                 padded = [F.pad(row, (0, widest - len(row))) for row in rows]
                 self.neurons += [torch.stack(padded)] if padded else []
-                rows = [left[i] for i, (n, _) in enumerate(downs) if self.calls[n] and i in left]
+                behind = {  # by block, of which a mixture's has several MLPs
+                    block_name(n): left[i]
+                    for i, (n, _) in enumerate(downs)
+                    if self.calls[n] and i in left
+                }
+                rows = list(behind.values())
                 self.residual += [torch.stack(rows)] if _even(rows) else []
         finally:
             for hook in hooks:

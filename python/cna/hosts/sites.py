@@ -16,9 +16,8 @@ from .experts import experts_at, holds_experts, is_routed_mlp
 from .layouts import plain_passes
 from .plain import Plain
 
-DOWN_PROJECTION: str = _core.down_projection  # a regular expression, see graft.hpp
-# Beside experts, of which a mixture's layer has further ones that every token sees.
-SHARED = r"(^|\.)(shared_experts?|shared_mlp)\.(down_proj|output_linear|w2)$"
+DOWN_PROJECTION: str = _core.down_projection  # regular expressions, see graft.hpp
+SHARED: str = _core.shared_experts
 
 Downs = Sequence[tuple[str, nn.Module]]
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from .files import output_file, require
+from .gguf_file import open_gguf
 from .gguf_header import one_line
-from .gguf_lora import open_gguf
 
 
 def residual_vectors(what: Any) -> Mapping[int, Any]:

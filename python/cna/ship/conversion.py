@@ -86,10 +86,10 @@ def _check(what: Any, format: str, multiplier: float, pattern: str) -> None:
         raise ValueError(
             f"convert: expected a Circuit, got {type(what).__name__}; discover or load one first"
         )
-    if format in ("peft", "gguf", "gguf-lora") and what.experts:
+    if format == "peft" and what.experts:
         raise ValueError(
-            f"convert: expected a circuit of a dense model for format='{format}', got one of a mixture "
-            "of experts, whose adapters engines serve in part only; fold it with format='hf'"
+            "convert: expected a circuit of a dense model for format='peft', got one of a mixture of "
+            "experts, whose adapters vLLM does not serve; use format='hf', 'gguf' or 'gguf-lora'"
         )
     if format != "control-vector" and not len(what):
         raise ValueError(
@@ -152,8 +152,9 @@ def convert(
     mark = {"format": format, "multiplier": multiplier, "circuit": json.loads(circuit.to_json())}
     text = json.dumps(mark, indent=1) + "\n"
     common: dict[str, Any] = {"overwrite": overwrite, "pattern": pattern}
-    if format == "hf":
+    if format != "peft":
         common["experts"] = circuit.experts
+    if format == "hf":
         left_out = write_folded(neurons, widths, source, path, multiplier, mark=text, **common)
         if left_out:
             notes.append(f"left out, not steered: {', '.join(left_out)}")
@@ -167,7 +168,8 @@ def convert(
             f"1 + s * ({multiplier:g} - 1)"
         )
     elif format == "gguf":
-        rounding = write_gguf(neurons, widths, source, path, multiplier, overwrite=overwrite)
+        del common["pattern"]
+        rounding = write_gguf(neurons, widths, source, path, multiplier, **common)
         notes.append(f"largest relative rounding of a patched scale: {rounding:.2g}")
     else:
         write_authors_json(circuit, path, overwrite=overwrite)

@@ -1,8 +1,8 @@
 """A circuit patched into a quantised GGUF file, without quantising anything again.
 
 In a gated MLP a = act(W_gate x) * (W_up x), so neuron j is linear in row j of `ffn_up`: scaling
-that row by m scales the neuron by m. A quantised row is blocks of small integers with a few
-half-precision scales, and its values are linear in these:
+that row by m scales the neuron by m, of an expert too. A quantised row is blocks of small integers
+with a few half-precision scales, and its values are linear in these:
 
     Q4_0, Q5_0, Q8_0, Q3_K, Q6_K   w = d * (...)            Q4_1, Q5_1   w = d * q + min
     Q2_K, Q4_K, Q5_K               w = d * (...) - dmin * (...)
@@ -14,7 +14,9 @@ integers and the rest of the file keep their bytes.
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .files import output_file, require
-from .gguf_lora import gguf_path, layer_tensors, open_gguf
+from .gguf_file import gguf_path, open_gguf, stated_architecture
+from .gguf_sites import Part, part_tensors, parts_of
 
 # Bytes per block, and where its half-precision scales are.
 BLOCKS: dict[str, tuple[int, tuple[int, ...]]] = {
@@ -85,26 +88,64 @@ def scale_row(row: bytes, kind: str, multiplier: float) -> tuple[bytes, float]:
     return data.tobytes(), worst
 
 
-def _check_gated(names: dict[str, Any], ups: dict[int, Any], widths: list[int], path: Path) -> None:
-    layer, first = next(iter(ups.items()))
-    rows, width = int(first.shape[1]), widths[layer]
-    if f"blk.{layer}.ffn_gate.weight" not in names:
-        what = "gate and up in one tensor" if rows == 2 * width else "an MLP without a gate"
+def _check_linear(reader: Any, ups: dict[Part, Any], path: Path) -> None:
+    """Raises ValueError where a neuron is not linear in its row of ffn_up."""
+    names = {t.name for t in reader.tensors}
+    clamped = [name for name in reader.fields if "swiglu_clamp" in name]
+    if stated_architecture(reader) == "gpt-oss" or clamped:
         raise ValueError(
-            f"convert: expected a gated MLP (ffn_gate and ffn_up) for format='gguf', got {what} in "
-            f"'{path}'; use format='gguf-lora'"
+            "convert: expected neurons that are linear in ffn_up for format='gguf', got an MLP that "
+            f"clamps it in '{path}'; use format='gguf-lora'"
         )
+    for part, tensor in ups.items():
+        rows = int(tensor.shape[1])
+        if part.name("ffn_gate") not in names:
+            what = "an MLP without a gate"
+            if rows == 2 * part.width or part.name("ffn_gate_up") in names:
+                what = "gate and up in one tensor"
+            raise ValueError(
+                f"convert: expected a gated MLP (ffn_gate and ffn_up) for format='gguf', got {what} "
+                f"in '{path}'; use format='gguf-lora'"
+            )
+        if rows != part.width:
+            raise ValueError(
+                f"convert: expected {part.width} neurons per layer for this circuit, got {rows} in "
+                f"'{path}'; use the model that it was found on"
+            )
     if any(name.endswith(".ffn_sub_norm.weight") for name in names):
         raise ValueError(
             "convert: expected neurons that enter ffn_down directly, got a norm between "
             f"(ffn_sub_norm) in '{path}'; use format='gguf-lora'"
         )
-    for layer, tensor in ups.items():
-        if int(tensor.shape[1]) != widths[layer]:
-            raise ValueError(
-                f"convert: expected {widths[layer]} neurons per layer for this circuit, got "
-                f"{int(tensor.shape[1])} in '{path}'; use the model that it was found on"
-            )
+
+
+def _edits(
+    neurons: dict[int, list[int]], ups: dict[Part, Any], reader: Any, path: Path
+) -> list[tuple[Any, int, int]]:
+    """(tensor, place of a row in it, bytes of the row) of everything that is scaled."""
+    names = {t.name: t for t in reader.tensors}
+    edits = []
+    for part, up in ups.items():
+        own = part.own(neurons)
+        bias = names.get(part.name("ffn_up").removesuffix("weight") + "bias")
+        for tensor, first in ((up, 1), (bias, 0)):
+            if tensor is None or not own:
+                continue
+            rows = math.prod(int(n) for n in tensor.shape[first:])
+            if rows != part.experts * part.width:
+                raise ValueError(
+                    f"convert: expected {part.experts * part.width} values in '{tensor.name}' of "
+                    f"'{path}', got {rows}; download it again"
+                )
+            kind = tensor.tensor_type.name
+            if kind not in BLOCKS and kind not in FLOATS:
+                raise ValueError(
+                    f"convert: expected one of {', '.join((*BLOCKS, *FLOATS))} in "
+                    f"'{tensor.name}', got {kind}; requantise the model, or use format='gguf-lora'"
+                )
+            length = int(tensor.n_bytes) // rows
+            edits += [(tensor, e * part.width + j, length) for e in own for j in own[e]]
+    return edits
 
 
 def write_gguf(
@@ -114,6 +155,7 @@ def write_gguf(
     path: Path,
     multiplier: float,
     *,
+    experts: Sequence[tuple[int, int]] = (),
     overwrite: bool = False,
 ) -> float:
     """Writes the patched file; returns the largest relative rounding error. See `cna.convert`."""
@@ -125,27 +167,9 @@ def write_gguf(
             "its path"
         )
     reader = open_gguf(file)
-    names = {t.name: t for t in reader.tensors}
-    ups = layer_tensors(reader, "ffn_up.weight", file, widths)
-    _check_gated(names, ups, widths, file)
-    edits: list[tuple[Any, int]] = []  # tensor, row
-    for layer, indices in sorted(neurons.items()):
-        bias = names.get(f"blk.{layer}.ffn_up.bias")
-        for tensor in (ups[layer], bias):
-            if tensor is None:
-                continue
-            if int(tensor.shape[-1]) != widths[layer]:
-                raise ValueError(
-                    f"convert: expected {widths[layer]} values in '{tensor.name}' of '{file}', got "
-                    f"{int(tensor.shape[-1])}; download it again"
-                )
-            kind = tensor.tensor_type.name
-            if kind not in BLOCKS and kind not in FLOATS:
-                raise ValueError(
-                    f"convert: expected one of {', '.join((*BLOCKS, *FLOATS))} in "
-                    f"'{tensor.name}', got {kind}; requantise the model, or use format='gguf-lora'"
-                )
-            edits += [(tensor, j) for j in indices]
+    ups = part_tensors(reader, "ffn_up", file, parts_of(widths, experts))
+    _check_linear(reader, ups, file)
+    edits = _edits(neurons, ups, reader, file)
     if path.exists() and path.resolve() == file.resolve():
         raise ValueError(
             f"convert: expected another file than the source, got '{path}' for both; choose "
@@ -155,8 +179,7 @@ def write_gguf(
     with output_file(path, overwrite) as target:
         shutil.copyfile(file, target)
         with target.open("r+b") as handle:
-            for tensor, row in edits:
-                length = int(tensor.n_bytes) // int(tensor.shape[-1])
+            for tensor, row, length in edits:
                 at = int(tensor.data_offset) + row * length
                 handle.seek(at)
                 scaled, error = scale_row(handle.read(length), tensor.tensor_type.name, multiplier)

@@ -337,12 +337,11 @@ def test_a_console_that_is_not_utf8_ends_no_command(exports: Any, tmp_path: Path
     (tmp_path / "b.txt").write_text("three\nfour\n")
     words = ["discover", "-m", folder, "--positive", str(tmp_path / "a.txt"), "--negative"]
     words += [str(tmp_path / "b.txt"), "--universal", "none", "-o", str(tmp_path / "c.json")]
-    for encoding in ("ascii", "latin-1"):
-        done = run_cna(*words, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
-        assert done.returncode == 0, done.stderr.decode()
-        assert b"wrote " in done.stdout and b"layer" in done.stdout
-    words = ["generate", "-m", folder, "--json", "--max-new-tokens", "12", "\u2588 caf\u00e9"]
     done = run_cna(*words, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"wrote " in done.stdout and b"layer" in done.stdout
+    words = ["generate", "-m", folder, "--json", "--max-new-tokens", "12", "\u2588 caf\u00e9"]
+    done = run_cna(*words, PYTHONIOENCODING="latin-1", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout)["prompt"] == "\u2588 caf\u00e9"  # nothing is lost in JSON
 
