@@ -19,7 +19,7 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: help test nightly companions models venv build headers demo demo-check docs lint format cpp-tests python-tests \
-  python-nightly python-threads newest oldest sanitize fuzz fuzz-circuit fuzz-gguf fuzz-nightly \
+  python-nightly python-threads newest oldest other-libraries sanitize fuzz fuzz-circuit fuzz-gguf fuzz-nightly \
   bench stubs clean
 
 help:
@@ -47,9 +47,20 @@ nightly:
 	@MAKE="$(MAKE)" scripts/stages.sh -k venv build headers python-nightly python-threads models \
 	  fuzz-nightly
 
-# make companions: the Python tests beside the newest releases, and beside transformers 5.0
+# make companions: the Python tests beside the newest releases and transformers 5.0, and other libraries
 companions:
-	@MAKE="$(MAKE)" scripts/stages.sh -k newest oldest
+	@MAKE="$(MAKE)" scripts/stages.sh -k newest oldest other-libraries
+
+# make other-libraries: circuits in TransformerLens and nnsight, in an environment over this one
+$(VENV)-other/.ready: requirements/other-libraries.txt $(VENV)/.ready
+	$(PYTHON) -m venv $(VENV)-other
+	echo $(SITE) > $$($(VENV)-other/bin/python -c "import sysconfig; print(sysconfig.get_path('platlib'))")/dev.pth
+	$(VENV)-other/bin/$(PIP) --no-deps -r $<
+	touch $@
+
+other-libraries: $(VENV)/.installed $(VENV)-other/.ready
+	cd tests/other && PYTHONPATH=../python $(CURDIR)/$(VENV)-other/bin/python -m pytest -q \
+	  -p no:cacheprovider -W ignore -c /dev/null --rootdir . test_hooks.py
 
 # make models: what cna does with every model type of transformers: the table that `cna models` prints, and
 # docs/models.md; fails where a type is wrong or ends in a raw error
@@ -140,13 +151,13 @@ fuzz-circuit fuzz-gguf: fuzz-%:
 fuzz-nightly:
 	$(MAKE) fuzz SECONDS=600
 
+# make stubs: the types of what C++ binds
 stubs: $(VENV)/.installed
-	$(BIN)/pybind11-stubgen cna._core -o .build/stubs --ignore-all-errors
-	cp .build/stubs/cna/_core.pyi python/cna/_core.pyi
+	$(BIN)/python scripts/stubs.py
 
 # make bench: the table of docs/benchmarks.md (peers in their own environment, see benchmarks/)
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py --docs docs/benchmarks.md
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest .build demo-out
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-other .build demo-out

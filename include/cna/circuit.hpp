@@ -103,7 +103,7 @@ class Circuit {
       if (keep(neurons_[rank], static_cast<int64_t>(rank))) kept.push_back(neurons_[rank]);
     Provenance provenance = provenance_;
     std::string& list = provenance["selection"];
-    const std::string before = list.size() > 2 ? list.substr(0, list.size() - 1) + ", " : "[";
+    const std::string before = list.size() > 2 ? list.substr(0, list.size() - 1) + "," : "[";
     list = before + json_string(selection) + "]";
     return Circuit(shape_, std::move(kept), std::move(provenance), universal_removed_);
   }

@@ -25,7 +25,9 @@ if torch.__version__.split(".")[:2] != _built_against.split(".")[:2]:
     )
 
 from . import _core, analysis, prompts
-from ._core import Circuit, Gate, Intervention, Neuron, NonFiniteError, Overlap, compare
+from ._core import Circuit, Gate, Intervention, Neuron, NonFiniteError, Overlap, Watch, compare
+from .analysis.cards import Card, Cards
+from .analysis.probe import Probe
 from .base.names import PLACES, register
 from .circuits import (
     Operation,
@@ -50,14 +52,16 @@ from .hosts.export import export
 from .hosts.live_open import live
 from .hosts.loading import load
 from .hosts.model import Model
+from .hosts.steered import steered
 from .measure.options import SweepOptions
 from .measure.result import SweepResult
 from .measure.sweep import sweep
 from .measure.tuning import TuneResult, tune
 from .paper import Reproduction, reproduce
 from .prompts import judges, tasks
-from .ship import Conversion, convert
+from .ship import Conversion, circuit_methods, convert
 from .show import drawing
+from .show.token_view import TokenView
 
 if TYPE_CHECKING:
     from .cli import doctor
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
 
 __version__: str = _core.version
 SweepResult.drawing = drawing  # measuring imports no drawing
+circuit_methods.register()
 register()
 
 
@@ -76,6 +81,8 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Card",
+    "Cards",
     "Chat",
     "Circuit",
     "Conversion",
@@ -86,12 +93,15 @@ __all__ = [
     "NonFiniteError",
     "Operation",
     "Overlap",
+    "Probe",
     "Reproduction",
     "SteeringVector",
     "SweepOptions",
     "SweepResult",
+    "TokenView",
     "TuneResult",
     "UniversalNeurons",
+    "Watch",
     "analysis",
     "by_layer",
     "caa",
@@ -114,6 +124,7 @@ __all__ = [
     "record",
     "record_sparse",
     "reproduce",
+    "steered",
     "sweep",
     "tasks",
     "tune",

@@ -24,6 +24,7 @@ PLACES = {
     "lm_eval": "measure.lm_eval",
     "loading": "hosts.loading",
     "metrics": "measure",
+    "neurons": "analysis.cards",
     "plots": "show.plots",
     "ranks": "many.ranks",
     "report": "show.report",

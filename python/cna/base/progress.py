@@ -1,8 +1,9 @@
-"""Progress bars for what takes over two seconds."""
+"""Progress bars for what takes over two seconds; CNA_PROGRESS=0 leaves them out everywhere."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 from tqdm.auto import tqdm
@@ -15,7 +16,7 @@ def bar(
     title: str, show: bool, unit: str = "prompt"
 ) -> Iterator[Callable[[int, int], None] | None]:
     """A callback (done, total) that draws a bar after two seconds, or None if not wanted."""
-    if not show:
+    if not show or os.environ.get("CNA_PROGRESS") == "0":
         yield None
         return
     # None: only where a terminal shows it. A log would keep every state of the bar.

@@ -14,6 +14,7 @@ from .. import _core
 from ..base.errors import first_line
 from . import (
     cache,
+    chat,
     cmake_dir,
     compare,
     convert,
@@ -22,11 +23,15 @@ from . import (
     doctor,
     export,
     generate,
+    inspect,
+    judges,
     models,
     report,
     reproduce,
     sweep,
+    tasks,
     tune,
+    verify,
 )
 from .common import join_numbers
 
@@ -34,15 +39,20 @@ COMMANDS = {
     "demo": demo,
     "export": export,
     "discover": discover,
-    "generate": generate,
-    "sweep": sweep,
     "tune": tune,
+    "generate": generate,
+    "chat": chat,
+    "sweep": sweep,
+    "inspect": inspect,
     "compare": compare,
     "report": report,
     "convert": convert,
     "reproduce": reproduce,
     "doctor": doctor,
     "models": models,
+    "tasks": tasks,
+    "judges": judges,
+    "verify": verify,
     "cache": cache,
     "cmake-dir": cmake_dir,
 }

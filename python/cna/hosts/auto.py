@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
 
+from ..base.log import note
 from .devices import require_device
 from .hugging_face import export_dtype, own_dtype
 
@@ -54,4 +54,4 @@ def announce(name: str, device: str, dtype: torch.dtype | None = None) -> None:
     """Says on stderr what was chosen where that is not the CPU; `dtype` None is the export's own."""
     if torch.device(device).type != "cpu":
         of = "" if dtype is None else f" in {str(dtype).removeprefix('torch.')}"
-        print(f"cna: auto is {device}{of} for {name}", file=sys.stderr)
+        note(f"auto is {device}{of} for {name}")

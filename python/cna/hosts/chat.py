@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from .. import _core
 from ..base.progress import bar
+from .stream import pieces
 
 
 class Chat:
@@ -52,10 +54,12 @@ class Chat:
         top_p: float = 1.0,
         seed: int = 0,
         progress: bool = False,
-    ) -> str:
+        stream: bool = False,
+    ) -> Any:
         """The model's answer to the next message, under the steering that is in force now.
 
-        Args: as in `Model.generate`.
+        Args: as in `Model.generate`; stream: an iterator of its pieces, whose turn counts when it has
+            been read to the end.
         Raises:
             ValueError: no chat template, a message that it refuses, or a conversation longer than the
                 model; `messages` then stays as it was.
@@ -64,21 +68,30 @@ class Chat:
         told: dict[str, Any] = {"system": self.system, "template_kwargs": self.template_kwargs}
         ids = self.model.tokenize([asked], True, **told)
         intervention, arms = self.model._steering(1, ids)
+        answer = partial(
+            self._turns.answer,
+            ids[0],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            intervention=intervention,
+            arms=arms,
+        )
+        if stream:
+            return self._streamed(answer, asked)
         with bar("chat", progress, "step") as update:
-            answer = self._turns.answer(
-                ids[0],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                seed=seed,
-                intervention=intervention,
-                arms=arms,
-                progress=update,
-            )
-        said = self.model.decode(answer)
+            said = self.model.decode(answer(progress=update))
         self.messages = [*asked, {"role": "assistant", "content": said}]
         return said
+
+    def _streamed(self, answer: Any, asked: list[dict[str, str]]) -> Iterator[str]:
+        said = ""
+        for piece in pieces(answer, self.model.decode, several=False):
+            said += piece
+            yield piece
+        self.messages = [*asked, {"role": "assistant", "content": said}]
 
     def clear(self) -> None:
         """Forgets all turns."""

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from filelock import FileLock
 
 from ..base.files import new_folder
+from ..base.log import note
 from ..base.versions import versions
 from . import hugging_face
 from .devices import cuda_capability
@@ -114,10 +114,8 @@ def export_cached(
     )
     if "commit" in key and key["commit"] is None:
         if (known := _newest(root, key, revision)) is not None:
-            print(
-                f"cna: the Hub does not say what {name} is now; taking the export of commit "
-                f"{known[1][:12]}",
-                file=sys.stderr,
+            note(
+                f"the Hub does not say what {name} is now; taking the export of commit {known[1][:12]}"
             )
             return known[0]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
@@ -167,7 +165,7 @@ def _export_to(
 ) -> None:
     name, format = key["name"], key["format"]
     slow = ", compiling takes minutes" if format == "aoti" else ""
-    print(f"cna: exporting {name} (once, kept in the cache{slow})", file=sys.stderr)
+    note(f"exporting {name} (once, kept in the cache{slow})")
     # By the commit: the branch may move in between.
     commit = key.get("commit")
     model, tokenizer = hugging_face.load_hf(name, key["dtype"], commit or revision)

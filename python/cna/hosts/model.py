@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,17 +13,17 @@ from torch import Tensor
 
 from .. import _core
 from ..base.progress import bar
-from . import active, generation_settings, tokens
+from . import active, generation_settings
 from .chat import Chat
 from .devices import dtype_named, require_device
 from .layouts import notes_of
-from .messages import require_settings
-from .source import template_sha256
+from .prompted import Prompted
+from .stream import pieces
 from .tokens import Prompts
 from .weights import file_mark, require_own_circuit
 
 
-class Model:
+class Model(Prompted):
     """A language model whose MLP neurons can be recorded and steered.
 
     Made by `cna.load`. Calls from several threads take turns; steering belongs to the thread or
@@ -32,9 +33,7 @@ class Model:
         n_layers, width, widths, n_neurons: blocks; neurons of the widest, of each (0 without), of all.
         experts: (count, width) of each layer's experts; empty for a dense model.
         hidden_size: features of the residual stream.
-        tokenizer: the Hugging Face tokenizer, or None without one.
-        system: the system message of every chat prompt that has none of its own, or None.
-        template_kwargs: further arguments of the chat template, such as a date to write.
+        tokenizer, system, template_kwargs: how prompts become tokens, see `Prompted`.
         generation_settings: what the checkpoint says of sampling; empty if nothing, or not known.
         ranks: processes that share the weights (a tensor-parallel live model); 1 as a rule.
     """
@@ -49,12 +48,9 @@ class Model:
         template_kwargs: Mapping[str, Any] | None = None,
         generation: Mapping[str, Any] | None = None,
     ) -> None:
-        require_settings("Model", tokenizer, system, template_kwargs)
+        super().__init__(tokenizer, system, template_kwargs)
         self.core = core
-        self.tokenizer = tokenizer
         self.path = path
-        self.system = system
-        self.template_kwargs = dict(template_kwargs or {})
         self.generation_settings = dict(generation or {})
         self.n_layers, self.width = core.shape
         self.widths, self.n_neurons, self.experts = core.widths, core.n_neurons, core.experts
@@ -76,12 +72,6 @@ class Model:
         """
         return generation_settings.left_out(self.generation_settings)
 
-    def chat_template_sha256(self, chat: bool | None = None) -> str | None:
-        """For provenance: of the template and what it is told; None where prompts are raw text."""
-        if not self.uses_chat(chat):
-            return None
-        return template_sha256(self.tokenizer, self.system, self.template_kwargs)
-
     @property
     def identity(self) -> list[Any]:
         """What the parts of a resumed run must share: the name, and all that is known of the weights."""
@@ -102,47 +92,6 @@ class Model:
         require_device("Model.to", device)
         self.core.to(str(device))
         return self
-
-    # --- prompts -> tokens ------------------------------------------------------------------
-
-    def uses_chat(self, chat: bool | None) -> bool:
-        """Whether prompts go through the chat template: `chat`, or by default if there is one."""
-        return tokens.uses_chat(self.tokenizer, chat)
-
-    def tokenize(
-        self,
-        prompts: Prompts,
-        chat: bool | None = None,
-        *,
-        system: str | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
-    ) -> list[list[int]]:
-        """Token ids of each prompt as the model sees it, without padding.
-
-        Args:
-            prompts: user messages; or lists of messages, {"role": ..., "content": ...}, the last one to
-                be answered, or continued where it is the assistant's; or lists of token ids, which
-                pass through unchanged; or a tokenizer's output, whose mask says what is padding.
-            chat: None applies the tokenizer's chat template where it has one (with the generation
-                prompt), False feeds raw text, True demands a template. A template writes its own BOS;
-                what a tokenizer appends to raw text, such as EOS, is left off.
-            system, template_kwargs: of this call: another system message than the model's ("" for
-                none), and arguments of the chat template beside the model's.
-        Raises:
-            ValueError: a single string, an empty list, an empty prompt, an unequal mix of types, a
-                padded tensor without its mask; messages that are malformed or that the template
-                refuses; a system message that it leaves out, or that the messages have already.
-        """
-        demanded = system is not None or template_kwargs is not None
-        if demanded:
-            require_settings("tokenize", self.tokenizer, system, template_kwargs)
-        system = self.system if system is None else system
-        told = {**self.template_kwargs, **(template_kwargs or {})}
-        return tokens.tokenize(self.tokenizer, prompts, chat, system, told, demanded=demanded)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of an answer, special tokens skipped."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     # --- steering ---------------------------------------------------------------------------
 
@@ -211,8 +160,10 @@ class Model:
         share_prefix: bool = True,
         progress: bool = True,
         return_tokens: bool = False,
-    ) -> list[Any]:
-        """Answers to prompts, in their order, without the prompt.
+        stream: bool = False,
+        watch: Any = None,
+    ) -> Any:
+        """Answers to prompts, in their order, without the prompt: a list of texts.
 
         Args:
             settings: "checkpoint" takes temperature, top_k, top_p and, where it says so, max_new_tokens
@@ -224,24 +175,29 @@ class Model:
             chat, system, template_kwargs: as in `tokenize`.
             batch_size: prompts per batch.
             return_tokens: lists of token ids instead of text.
+            stream: an iterator of pieces of text as they are written; of several prompts, of (number of
+                the prompt, piece). What it writes is steered as where it was called.
+            watch: a `cna.Watch`, or a `cna.Probe`, which reads a circuit at every token that is written.
         Raises:
             ValueError: bad prompts or options; a prompt that with its answer exceeds the model.
         """
         ids = self.tokenize(prompts, chat, system=system, template_kwargs=template_kwargs)
         intervention, arms = self._steering(len(ids), ids)
-        how = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        how: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         how["max_new_tokens"] = max_new_tokens
+        how |= generation_settings.asked(settings, self.generation_settings)
+        how |= {"seed": seed, "intervention": intervention, "arms": arms}
+        how |= {"batch_rows": batch_size, "share_prefix": share_prefix}
+        how["watch"] = getattr(watch, "watch", watch)
+        if stream:
+            if self.tokenizer is None:
+                raise ValueError(
+                    "generate: expected a model with a tokenizer for stream=True, got one without; "
+                    "leave it out"
+                )
+            return pieces(partial(self.core.generate, ids, **how), self.decode, len(ids) > 1)
         with bar("generate", progress, "step") as update:
-            answers = self.core.generate(
-                ids,
-                **how | generation_settings.asked(settings, self.generation_settings),
-                seed=seed,
-                intervention=intervention,
-                arms=arms,
-                batch_rows=batch_size,
-                share_prefix=share_prefix,
-                progress=update,
-            )
+            answers = self.core.generate(ids, **how, progress=update)
         if return_tokens or self.tokenizer is None:
             return answers
         return [self.decode(a) for a in answers]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ..base.files import append_lines, require_folder
+from ..base.log import note
 from ..base.progress import bar
 from ..hosts.messages import as_text, behind, question
 from ..hosts.model import Model
@@ -143,10 +143,9 @@ def _say_what_is_not_used(log: AnswerLog, marks: Mapping[str, str]) -> None:
     mine = set(marks.values())
     other = {m.rpartition("|")[0] for m, _, _ in log.done if m not in mine} & marks.keys()
     if other:
-        print(
-            f"cna sweep: '{log.path}' holds answers of {', '.join(sorted(other))} with other neurons "
-            "or vectors; they are left there, and made anew for this run",
-            file=sys.stderr,
+        note(
+            f"sweep: '{log.path}' holds answers of {', '.join(sorted(other))} with other neurons or "
+            "vectors; they are left there, and made anew for this run"
         )
 
 

@@ -71,7 +71,11 @@ def matched_arms(
 
     draws = [random_like(circuit, seed) for seed in options.random_seeds]
     (target,) = kl_of([circuit], [m])
-    found = matched_multipliers(lambda ms: kl_of(draws, ms), len(draws), target, 1.0 - m)
+
+    def kl_of_draws(which: Sequence[int], multipliers: Sequence[float]) -> list[float]:
+        return kl_of([draws[i] for i in which], multipliers)
+
+    found = matched_multipliers(kl_of_draws, len(draws), target, 1.0 - m)
     return [
         _draw("random-kl", drawn, x, seed, options)
         for drawn, x, seed in zip(draws, found, options.random_seeds, strict=True)
@@ -79,15 +83,18 @@ def matched_arms(
 
 
 def matched_multipliers(
-    kl_of: Callable[[Sequence[float]], Sequence[float]], n: int, target: float, first: float
+    kl_of: Callable[[Sequence[int], Sequence[float]], Sequence[float]],
+    n: int,
+    target: float,
+    first: float,
 ) -> list[float]:
     """Multipliers m of n draws whose KL is `target`, by bisection in the logarithm of |1 - m|.
 
     KL grows about with the square of |1 - m|, which gives the next guess until the target lies
-    between two; the nearest one tried is returned, to three decimals.
+    between two; the nearest one tried is returned, to three decimals. A draw that is near is done.
 
     Args:
-        kl_of: the draws' multipliers -> their KL, nats per token.
+        kl_of: numbers of draws, and the multiplier of each -> their KL, nats per token.
         first: 1 - m of the first guess.
     """
     sign, start = math.copysign(1.0, first), max(abs(first), 1e-3)
@@ -97,8 +104,11 @@ def matched_multipliers(
     low, high = [0.0] * n, [math.inf] * n
     best = [(math.inf, -start)] * n  # the gap, then the larger size
     for _ in range(_ROUNDS):
-        values = kl_of([round(1.0 - sign * s, 3) for s in size])
-        for i, value in enumerate(values):
+        open_draws = [i for i in range(n) if best[i][0] > _NEAR]
+        if not open_draws:
+            break
+        values = kl_of(open_draws, [round(1.0 - sign * size[i], 3) for i in open_draws])
+        for i, value in zip(open_draws, values, strict=True):
             gap = abs(math.log(value / target)) if value > 0 else math.inf
             best[i] = min(best[i], (gap, -size[i]))
             if value < target:
@@ -106,8 +116,6 @@ def matched_multipliers(
             else:
                 high[i] = min(high[i], size[i])
             size[i] = _next(size[i], value, target, low[i], high[i], _MOST * start)
-        if all(gap <= _NEAR for gap, _ in best):
-            break
     return [round(1.0 + sign * s, 3) for _, s in best]
 
 

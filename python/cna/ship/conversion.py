@@ -13,11 +13,11 @@ import json
 import math
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 from .._core import Circuit
+from ..base.log import note
 from ..circuits.operation import Operation
 from ..circuits.vectors import SteeringVector
 from ..hosts.model import Model
@@ -216,6 +216,6 @@ def _hint(source: Any) -> str:
 
 def _report(done: Conversion, quiet: bool) -> Conversion:
     if not quiet:
-        for note in done.notes:
-            print(f"cna: {note}", file=sys.stderr)
+        for text in done.notes:
+            note(text)
     return done

@@ -51,6 +51,7 @@ PUBLIC = {
         "open_export",
         "smollm2_source",
     ],
+    "neurons": ["Card", "Cards", "cards"],
     "metrics": [
         "choose",
         "compare",

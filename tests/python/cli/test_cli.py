@@ -362,6 +362,28 @@ def test_a_log_holds_no_bars(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> No
     assert capsys.readouterr().err == ""
 
 
+def test_bars_can_be_left_out_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cna.base import progress
+
+    monkeypatch.setenv("CNA_PROGRESS", "0")
+    with progress.bar("work", True) as update:
+        assert update is None
+
+
+def test_notes_go_through_logging(capsys: pytest.CaptureFixture[str]) -> None:
+    import logging
+
+    from cna.base.log import LOG, note
+
+    note("a thing")
+    assert capsys.readouterr().err == "cna: a thing\n"
+    level = LOG.level
+    LOG.setLevel(logging.WARNING)
+    note("a thing")
+    LOG.setLevel(level)
+    assert capsys.readouterr().err == ""
+
+
 def test_generate_without_a_prompt_says_so_before_it_loads(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
