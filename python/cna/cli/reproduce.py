@@ -19,8 +19,24 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     opening_options(parser)
     parser.add_argument("--base", default=None, help="the base model of the same family")
+    parser.add_argument(
+        "--parts",
+        type=lambda text: [part.strip() for part in text.split(",")],
+        help="of refusal, quality, controls, layers, overlap, such as layers,overlap (default: all)",
+    )
+    parser.add_argument(
+        "--k", type=int, default=200, help="neurons of the circuits of the layer and overlap tables"
+    )
+    parser.add_argument(
+        "--fraction", type=float, default=0.001, help="of all neurons, in the circuits that steer"
+    )
     parser.add_argument("--jbb", default=None, help="your CSV in the JailbreakBench layout")
     parser.add_argument("--benign", default=None, help="your benign prompts, as many")
+    parser.add_argument(
+        "--discovery",
+        default=None,
+        help="your other requests to find the circuit with (default: every other one of --jbb)",
+    )
     parser.add_argument("--quick", action="store_true", help="few prompts")
     parser.add_argument("--out", "-o", default="runs/reproduce", help="folder to write")
 
@@ -35,5 +51,9 @@ def run(args: argparse.Namespace) -> int:
         quick=args.quick,
         jbb=args.jbb,
         benign=args.benign,
+        discovery=args.discovery,
+        parts=args.parts,
+        k=args.k,
+        fraction=args.fraction,
         **opening(args),
     )

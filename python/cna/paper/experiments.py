@@ -149,13 +149,18 @@ def main_reproduce(
     quick: bool = False,
     jbb: str | os.PathLike[str] | None = None,
     benign: str | os.PathLike[str] | None = None,
+    discovery: str | os.PathLike[str] | None = None,
     *,
+    parts: Sequence[str] | None = None,
+    k: int = 200,
+    fraction: float = 0.001,
     dtype: str | None = "auto",
     device: str | None = "auto",
     **chat: Any,
 ) -> int:
-    """`cna reproduce`: runs all parts, prints the tables, writes the folder. Returns 0.
+    """`cna reproduce`: runs the parts, prints the tables, writes the folder. Returns 0.
 
+    discovery: see `jailbreak_task`; parts, k, fraction: see `reproduce`.
     dtype, device, chat: further arguments of `cna.load`; a base model, fed raw text, gets the first two.
 
     Raises:
@@ -165,12 +170,16 @@ def main_reproduce(
         raise ValueError(
             "reproduce: expected files of harmful and of benign prompts, got one of them; pass both"
         )
+    if discovery is not None and jbb is None:
+        raise ValueError(
+            "reproduce: expected --jbb beside prompts for discovery, got none; pass what is measured"
+        )
     task = None
     if jbb is not None and benign is not None:
-        task = jailbreak_task(jbb, benign)
+        task = jailbreak_task(jbb, benign, discovery)
     tuned = load(model, dtype=dtype, device=device, **chat)
     other = None if base is None else load(base, dtype=dtype, device=device)
-    result = reproduce(tuned, base=other, quick=quick, task=task, out=out)
+    result = reproduce(tuned, other, parts, quick, task=task, fraction=fraction, k=k, out=out)
     folder = result.save(out)
     print(result)
     print(f"\nwrote {folder}")

@@ -16,7 +16,7 @@ import cna
 import pytest
 import torch
 import transformers
-from conftest import PROMPTS, hf_record, make_hf, make_tokenizer
+from conftest import PROMPTS, hf_record, make_hf, make_tokenizer, random_ids
 
 ONE_LINE = re.compile(r"^[\w.:]+: expected [^\n]+; [^\n]+$")
 
@@ -174,8 +174,8 @@ def test_a_model_that_does_not_compile_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_activations_laid_out_in_another_way_are_refused(tmp_path: Path) -> None:
-    """OPT flattens rows and tokens before its MLP, which taps cannot tell apart."""
+def test_flat_activations_are_refused_by_packages_and_taken_by_graphs(tmp_path: Path) -> None:
+    """OPT flattens rows and tokens before its MLP."""
     config = transformers.OPTConfig(
         **{"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
         **{"vocab_size": 320, "max_position_embeddings": 64, "word_embed_proj_dim": 32},
@@ -183,11 +183,18 @@ def test_activations_laid_out_in_another_way_are_refused(tmp_path: Path) -> None
     hf = transformers.OPTForCausalLM(config).eval()
     with pytest.raises(RuntimeError, match="of 2 dimensions"):
         cna.export(hf, None, tmp_path / "aoti", format="aoti")
-    with pytest.raises(
-        ValueError, match=r"got 2 dimensions.*cna\.live\(hf_model, tokenizer\) \(cna models: "
-    ):
-        cna.export(hf, None, tmp_path / "traced")
-    assert not (tmp_path / "traced").exists()
+    model = cna.load(cna.export(hf, None, tmp_path / "traced"))
+    ids = random_ids([5, 9, 3], seed=1)
+    seen: list[torch.Tensor] = []
+    for layer in hf.model.decoder.layers:
+        layer.fc2.register_forward_pre_hook(
+            lambda _, args: seen.append(args[0].reshape(-1, 64)[-1])
+        )
+    with torch.no_grad():
+        logits = torch.stack([hf(torch.tensor([p])).logits[0, -1] for p in ids])
+    got = model.record(ids, progress=False)
+    torch.testing.assert_close(got, torch.stack(seen).view(3, 2, 64), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.logits(ids, progress=False), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_the_doctor_finds_a_package_sound(package: Path, tiny_hf: Any) -> None:

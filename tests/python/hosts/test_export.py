@@ -12,9 +12,7 @@ import transformers
 from conftest import (
     FAMILIES,
     IDS,
-    LONG,
     PROMPTS,
-    SMALL,
     hf_record,
     make_hf,
     make_tokenizer,
@@ -78,14 +76,6 @@ def test_every_family_has_a_residual_stream(exports: Any) -> None:
         expected = torch.stack([s[0, -1] for s in states[1:-1]])
         got = cna.record(model, ids, site="residual")[0, :-1]
         assert (got - expected).abs().max() <= 1e-4 * expected.abs().max(), family
-
-
-def test_mixture_of_experts_is_refused(tmp_path: Any) -> None:
-    config = transformers.MixtralConfig(
-        **SMALL, **IDS, **LONG, num_attention_heads=4, num_key_value_heads=2, num_local_experts=4
-    )
-    with pytest.raises(ValueError, match="mixture of 4 experts"):
-        cna.export(transformers.MixtralForCausalLM(config), None, tmp_path / "x")
 
 
 def test_encoder_decoder_is_refused(tmp_path: Any) -> None:

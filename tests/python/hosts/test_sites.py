@@ -122,9 +122,7 @@ def test_blocks_with_several_streams_have_no_residual_site() -> None:
         model.record(IDS, site="residual")
 
 
-@pytest.mark.parametrize(
-    "name", ["bloom", "opt", "doge", "falcon", "falcon-one-key", "falcon-alibi"]
-)
+@pytest.mark.parametrize("name", ["bloom", "doge", "falcon", "falcon-one-key", "falcon-alibi"])
 def test_what_cannot_be_exported_is_refused_at_once(name: str, tmp_path: Path) -> None:
     hf, _ = build(name)
     with pytest.raises(

@@ -342,3 +342,23 @@ def test_the_command_writes_a_folder_and_prints_the_tables(
     printed = capsys.readouterr().out
     assert "Where the circuits sit" in printed
     assert (tmp_path / "run" / "reproduction.html").exists()
+
+
+def test_the_shell_chooses_parts_sizes_and_prompts(exports: Any, tmp_path: Path) -> None:
+    import json
+
+    from cna.cli import main
+
+    (tmp_path / "goals.csv").write_text("Goal\n" + "\n".join(ASKED) + "\n")
+    (tmp_path / "benign.csv").write_text("prompt\n" + "\n".join(HARMLESS) + "\n")
+    (tmp_path / "other.txt").write_text("Sweep the floor\nFeed the cat\nOpen the door\n")
+    words = ["reproduce", "-m", str(exports("llama")), "--parts", "layers", "--k", "9", "--quick"]
+    words += ["--jbb", str(tmp_path / "goals.csv"), "--benign", str(tmp_path / "benign.csv")]
+    words += ["--discovery", str(tmp_path / "other.txt"), "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    said = json.loads((tmp_path / "run" / "reproduction.json").read_text())
+    assert said["settings"]["parts"] == ["layers"] and said["settings"]["k"] == 9
+    found = {path.stem for path in (tmp_path / "run").glob("*.csv")}
+    assert found == {"layers", "layer_counts"}
+    assert main([*words[:4], "layers,everything", "--out", str(tmp_path / "no")]) == 2
+    assert main(["reproduce", "-m", "x", "--discovery", "y"]) == 2
