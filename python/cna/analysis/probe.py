@@ -3,8 +3,7 @@
 The score is that of a `cna.Gate`: how far the circuit's neurons stand from their mean over the discovery
 prompts, in standard deviations, each with the sign of its delta. Scores, threshold and signs come from
 discovery prompts; how well they tell evaluation prompts from benign ones is measured on these, beside
-two
-controls: as many random neurons per layer, fitted alike, and the number of the prompt's tokens.
+two controls: as many random neurons per layer, fitted alike, and the number of the prompt's tokens.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import _core
 from ..hosts.model import Model
+from .along import along
 from .recording import record
 
 TEXTS = (
@@ -44,9 +45,7 @@ class Verdict:
 def numbers(circuit: _core.Circuit, model: Model) -> list[float]:
     """The circuit's ten numbers on a model."""
     seen = record(model, list(TEXTS), neurons=circuit, progress=False).double().numpy()
-    delta = np.array([neuron.delta for neuron in circuit])
-    scale = float((delta**2).sum()) or 1.0
-    return [float(x) for x in seen @ delta / scale]
+    return [float(x) for x in along(circuit, seen, "fingerprint").sum(-1)]
 
 
 def with_fingerprint(circuit: _core.Circuit, model: Model) -> _core.Circuit:

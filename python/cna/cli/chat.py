@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .common import load_model, model_options, strength_of
+from .common import load_model, model_options, steering_options, strength_of
 
 TEXT = "Talk to the model, steered or not; /help lists what can be changed meanwhile."
 HELP = """  /m 0.5           steer at this strength (0 ablates, 1 is the model itself)
@@ -24,12 +24,7 @@ HELP = """  /m 0.5           steer at this strength (0 ablates, 1 is the model i
 
 def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
-    parser.add_argument("--circuit", "-c", help="circuit.json, or the run folder of a tune")
-    parser.add_argument(
-        "--multiplier",
-        type=float,
-        help="strength: 0 ablates, 1 is the model (default: the folder's own, else 0)",
-    )
+    steering_options(parser)
     parser.add_argument("--max-new-tokens", type=int, default=200, help="of each answer")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")

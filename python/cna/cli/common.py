@@ -78,6 +78,16 @@ def opening(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
+def steering_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that answer, steered if a circuit is given."""
+    parser.add_argument("--circuit", "-c", help="circuit.json, or the run folder of a tune")
+    parser.add_argument(
+        "--multiplier",
+        type=float,
+        help="strength: 0 ablates, 1 is the model (default: the folder's own, else 0)",
+    )
+
+
 def task_option(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """Of commands that take a task."""
     parser.add_argument(

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from .common import chat_of, load_model, model_options, prompts_of, strength_of
+from .common import chat_of, load_model, model_options, prompts_of, steering_options, strength_of
 
 TEXT = "Answer prompts, steered by a circuit if one is given."
 
@@ -16,12 +16,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
     parser.add_argument("prompt", nargs="*", help="prompts")
     parser.add_argument("--prompts", help="file of prompts, or a built-in task")
-    parser.add_argument("--circuit", "-c", help="circuit.json, or the run folder of a tune")
-    parser.add_argument(
-        "--multiplier",
-        type=float,
-        help="strength: 0 ablates, 1 is the model (default: the folder's own, else 0)",
-    )
+    steering_options(parser)
     parser.add_argument("--max-new-tokens", type=int, default=64, help="of each answer")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from .._core import Circuit
 from ..base.files import write_whole
 from ..base.html import lead, panel, render
+from ..circuits.along import along
 from ..circuits.recording import record_tokens
 from ..hosts.model import Model
 
@@ -146,13 +147,7 @@ def view(
     if max_new_tokens:
         (answer,) = model.generate([ids], max_new_tokens, return_tokens=True, progress=False)
     (seen,) = record_tokens(model, [ids + answer], circuit, progress=False)
-    activations = seen.double().numpy()
-    delta = np.array([neuron.delta for neuron in circuit])
-    if not (delta != 0).any():
-        raise ValueError(
-            "view: expected a circuit with deltas, got 0 for every neuron; find it with cna.discover"
-        )
-    shares = activations * delta / (delta**2).sum()
+    shares = along(circuit, seen.double().numpy(), "view")
     layer_of = np.array([neuron.layer for neuron in circuit])
     layers = {int(n): shares[:, layer_of == n].sum(1) for n in np.unique(layer_of)}
     return TokenView(_texts(model, ids + answer), layers, len(ids), len(circuit))
