@@ -1,8 +1,7 @@
 """Neuron cards: what each neuron of a circuit does, from forward passes only.
 
 Where it is strong and weak in texts, what it writes to the logits (a linear reading), how it stands on
-the
-two sets of prompts, what its ablation alone changes, and how often other prompts would have found it.
+the two sets of prompts, what its ablation alone changes, and how often other prompts would find it.
 """
 
 from __future__ import annotations

@@ -114,9 +114,8 @@ def to_hooks(
 ) -> list[tuple[str, Hook]]:
     """The circuit at one strength as (name, function) of each of its layers, for other libraries.
 
-    TransformerLens takes them as they are: `model.run_with_hooks(tokens,
-        fwd_hooks=circuit.to_hooks(0.0))`.
-    nnsight: see docs/own-code.md.
+    TransformerLens takes them as they are, `run_with_hooks(tokens, fwd_hooks=circuit.to_hooks(0.0))`;
+    for nnsight see docs/own-code.md.
 
     Args:
         multiplier: 0 ablates, 1 is the model itself.
