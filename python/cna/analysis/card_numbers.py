@@ -87,7 +87,8 @@ def numbers(
         sets: Recordings = record_sets(
             model, task.positive, task.negative, chat=task.chat, **options
         )
-        drawn = stability_of(sets, k=len(circuit), n_bootstrap=n_bootstrap, n_halves=0)
+        found_with = int(circuit.provenance.get("k") or len(circuit))  # a part has fewer
+        drawn = stability_of(sets, k=found_with, n_bootstrap=n_bootstrap, n_halves=0)
         table = drawn.table.set_index(["layer", "index"])["frequency"]
         out["stability"] = [float(table.get((x.layer, x.index), np.nan)) for x in circuit]
     return out

@@ -139,12 +139,22 @@ def test_cards_are_a_table_and_a_page(cards: cna.Cards, tmp_path: Path) -> None:
     }
     assert wanted <= set(frame)
     assert frame["stability"].between(0, 1).all()
+    assert frame["stability"].tolist() == [card.numbers["stability"] for card in cards]
     cards.save(tmp_path / "out")
     page = (tmp_path / "out" / "neurons.html").read_text()
     assert page.count("<svg") == 12 and "<script" not in page and "a linear reading" in page
     assert len(pd.read_csv(tmp_path / "out" / "neurons.csv")) == 12
     assert "layer" in cards[0]._repr_html_()
     assert cna.neurons.cards is not None
+
+
+def test_a_part_is_as_stable_as_in_its_circuit(
+    tiny: cna.Model, circuit: cna.Circuit, cards: cna.Cards, task: Task
+) -> None:
+    part = circuit[3:5].cards(
+        tiny, TEXTS[:2], task=task, n_bootstrap=50, ablation=False, progress=False
+    )
+    assert [c.numbers["stability"] for c in part] == [c.numbers["stability"] for c in cards][3:5]
 
 
 def test_cards_without_a_task_and_on_hosts_without_weights(
