@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,14 @@ def talk_of(model: cna.Model) -> tuple[Talk, Any]:
 def test_keys_in_a_terminal(exports: Any, saved: Path, tiny: cna.Model) -> None:
     words = ["-m", "cna", "chat", "-m", str(exports("llama")), "--max-new-tokens", "6"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
-    shell = pexpect.spawn(sys.executable, words, env=env, encoding="utf-8", timeout=120)
+    shell = pexpect.spawn(
+        sys.executable,
+        words,
+        env=env,
+        encoding="utf-8",
+        timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # test workers ignore it
+    )
     shell.delaybeforesend = None
     shell.expect("no circuit: /circuit FILE; /help for commands")
     shell.expect("> ")
