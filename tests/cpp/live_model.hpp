@@ -12,6 +12,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -21,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "cna/circuit.hpp"
 #include "cna/torch/live.hpp"
 #include "cna/torch/model.hpp"
 
@@ -186,5 +188,16 @@ struct LiveModel {
     return n.matmul(weight.narrow(0, h * kDim, kDim).to(at::kDouble).t());
   }
 };
+
+/// The one model that the tests share.
+inline const LiveModel& weights() {
+  at::set_num_threads(1);  // tensors of this size wait longer for threads than they compute
+  static const LiveModel model;
+  return model;
+}
+
+/// Four of its neurons, in both layers.
+inline const Circuit kFourNeurons({LiveModel::kLayers, LiveModel::kWidth},
+                                  {{0, 3, 4.0}, {1, 7, -3.0}, {1, 20, 2.0}, {0, 11, -1.0}});
 
 }  // namespace cna::test

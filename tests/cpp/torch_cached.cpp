@@ -1,7 +1,6 @@
 // Everything that runs on keys and values, against a model without any: prefixes, padding, arms,
 // rows that end, scores and recordings of LiveModel's host are those of LiveModel's reference.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <memory>
@@ -21,6 +20,7 @@
 using namespace cna;
 using test::end_token;
 using test::LiveModel;
+using test::weights;
 
 namespace {
 
@@ -37,12 +37,6 @@ struct Arm {
   double m, c;
 };
 const std::vector<Arm> kArms = {{1.0, 0.0}, {0.0, 0.0}, {-3.0, 0.0}, {1.0, 2.0}, {2.0, -3.0}};
-
-const LiveModel& weights() {
-  at::set_num_threads(1);  // tensors of this size wait longer for threads than they compute
-  static const LiveModel model;
-  return model;
-}
 
 at::Tensor vector() { return at::linspace(-1.0, 1.0, LiveModel::kHidden, at::kDouble); }
 

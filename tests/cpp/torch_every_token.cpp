@@ -1,7 +1,6 @@
 // A circuit's neurons at every token, and gates and watches over them: each token is the last one
 // of a shorter prompt of LiveModel's reference. Parts of a layer: what a tap of experts sees.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <array>
 #include <stdexcept>
@@ -16,18 +15,12 @@
 
 using namespace cna;
 using test::LiveModel;
+using test::weights;
 
 namespace {
 
 const std::vector<TokenIds> kPrompts = {{3, 1, 4, 1, 5}, {9}, {2, 6, 5, 3, 5, 8, 9}, {2, 6, 9}};
-const Circuit kCircuit({LiveModel::kLayers, LiveModel::kWidth},
-                       {{0, 3, 4.0}, {1, 7, -3.0}, {1, 20, 2.0}, {0, 11, -1.0}});
-
-const LiveModel& weights() {
-  at::set_num_threads(1);
-  static const LiveModel model;
-  return model;
-}
+const Circuit& kCircuit = test::kFourNeurons;
 
 /// Float64 [neurons] at the last token.
 at::Tensor by_hand(const TokenIds& ids) {

@@ -1,7 +1,6 @@
 // Steering from the last n tokens of a prompt on, and numbers that overflow: against LiveModel's
 // reference, which sees whole texts and knows no batch, prefix, padding or cache.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <cmath>
 #include <limits>
@@ -17,20 +16,14 @@ using namespace cna;
 using test::contains;
 using test::LiveModel;
 using test::message_of;
+using test::weights;
 
 namespace {
 
 const std::vector<TokenIds> kPrompts = {
     {17, 18, 19, 3, 1, 4, 1, 5}, {17, 18, 19, 9}, {17, 18, 19, 2, 6, 5, 3}, {17, 18, 19, 7, 9}};
 const std::vector<TokenIds> kContinuations = {{5, 9, 2}, {6}, {7, 7}, {1, 8, 2, 8}};
-const Circuit kCircuit({LiveModel::kLayers, LiveModel::kWidth},
-                       {{0, 3, 4.0}, {1, 7, -3.0}, {1, 20, 2.0}, {0, 11, -1.0}});
-
-const LiveModel& weights() {
-  at::set_num_threads(1);
-  static const LiveModel model;
-  return model;
-}
+const Circuit& kCircuit = test::kFourNeurons;
 
 at::Tensor vector() { return at::linspace(-1.0, 1.0, LiveModel::kHidden, at::kDouble); }
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .files import output_file, require
-from .gguf_file import open_gguf
+from .gguf_file import finish, open_gguf
 from .gguf_header import one_line
 
 
@@ -85,10 +85,7 @@ def save_control_vector(
         writer.add_uint32("controlvector.layer_count", len(tensors))
         for layer, tensor in tensors.items():
             writer.add_tensor(f"direction.{layer}", tensor.numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
     return path
 
 

@@ -1,4 +1,4 @@
-"""A GGUF file opened: which one a source means, whole or refused, and of what architecture."""
+"""A GGUF file opened or finished: which one a source means, whole or refused, of what architecture."""
 
 from __future__ import annotations
 
@@ -72,3 +72,11 @@ def architecture(reader: Any, path: Path) -> str:
             "again"
         )
     return name
+
+
+def finish(writer: Any) -> None:
+    """Writes what a `gguf.GGUFWriter` was given: header, fields, tensors."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -17,7 +17,7 @@ from torch import Tensor
 from .expert_tensors import expert_projections
 from .files import down_projections, model_type, output_file, require
 from .folded import checkpoint
-from .gguf_file import architecture, gguf_path, open_gguf
+from .gguf_file import architecture, finish, gguf_path, open_gguf
 from .gguf_sites import Part, part_tensors, parts_of
 from .lora import factors
 
@@ -133,10 +133,7 @@ def write_gguf_lora(
             a, b = _factors(part, found, multiplier, rank)
             writer.add_tensor(part.name("ffn_down") + ".lora_a", a.numpy())
             writer.add_tensor(part.name("ffn_down") + ".lora_b", b.numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
     return rank
 
 

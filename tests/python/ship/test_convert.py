@@ -21,6 +21,7 @@ from cna.convert import (
 )
 from cna.convert.gguf_patch import BLOCKS, scale_row
 from cna.convert.lora import rank_note
+from gguf_writing import finished
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
@@ -287,11 +288,7 @@ def write_gguf_model(path: Path, kind: str, *, gated: bool = True, bias: bool = 
         if bias:
             add(f"blk.{i}.ffn_up.bias", WIDTH)
         add(f"blk.{i}.ffn_down.weight", HIDDEN, WIDTH)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return finished(writer, path)
 
 
 def rows_by_layer(circuit: cna.Circuit) -> dict[int, list[int]]:

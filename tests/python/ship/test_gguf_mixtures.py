@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_ids
+from gguf_writing import finished
 from live_oracle import close
 from mixtures import mixture
 from transformers import AutoModelForCausalLM
@@ -76,11 +77,7 @@ def write(hf: Any, path: Path, quant: str = "F32", arch: str = "") -> Path:
             for part in ("gate", "up", "down"):
                 weight = getattr(mlp.shared_expert, f"{part}_proj").weight
                 add(f"blk.{i}.ffn_{part}_shexp.weight", weight, True)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return finished(writer, path)
 
 
 def circuit_of(hf: Any) -> tuple[cna.Model, cna.Circuit]:
