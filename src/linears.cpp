@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <set>
+#include <utility>
 
 #include "cna/error.hpp"
 
@@ -21,16 +22,36 @@ std::optional<std::string> attribute_path(const jit::Value* value) {
   return path;
 }
 
-at::Tensor attribute(const jit::Module& module, const std::string& path) {
-  c10::IValue value = module._ivalue();
-  for (size_t from = 0; from <= path.size();) {
-    const size_t dot = std::min(path.find('.', from), path.size());
+namespace {
+
+/// The object that holds the attribute of this path, and its name there; null where none does.
+std::pair<c10::intrusive_ptr<c10::ivalue::Object>, std::string> holder(const jit::Module& module,
+                                                                       const std::string& path) {
+  c10::intrusive_ptr<c10::ivalue::Object> object = module._ivalue();
+  for (size_t from = 0;;) {
+    const size_t dot = path.find('.', from);
     const std::string name = path.substr(from, dot - from);
-    if (!value.isObject() || !value.toObject()->type()->hasAttribute(name)) return {};
-    value = value.toObject()->getAttr(name);
+    if (!object->type()->hasAttribute(name)) return {};
+    if (dot == std::string::npos) return {object, name};
+    const c10::IValue value = object->getAttr(name);
+    if (!value.isObject()) return {};
+    object = value.toObject();
     from = dot + 1;
   }
+}
+
+}  // namespace
+
+at::Tensor attribute(const jit::Module& module, const std::string& path) {
+  const auto [object, name] = holder(module, path);
+  if (!object) return {};
+  const c10::IValue value = object->getAttr(name);
   return value.isTensor() ? value.toTensor() : at::Tensor();
+}
+
+void set_attribute(const jit::Module& module, const std::string& path, const at::Tensor& tensor) {
+  const auto [object, name] = holder(module, path);
+  if (object) object->setAttr(name, tensor);
 }
 
 namespace {

@@ -27,6 +27,9 @@ struct Linear {
 
 /// A tensor of the module by its attributes' path; undefined where the path names none.
 [[nodiscard]] at::Tensor attribute(const ::torch::jit::Module& module, const std::string& path);
+/// Puts a tensor in the place of one that is there.
+void set_attribute(const ::torch::jit::Module& module, const std::string& path,
+                   const at::Tensor& tensor);
 
 /// Path of a value read from the module by attributes: "model.layers.0.mlp.down_proj.weight".
 [[nodiscard]] std::optional<std::string> attribute_path(const ::torch::jit::Value* value);

@@ -9,7 +9,9 @@
 #include "cna/error.hpp"
 #include "cna/torch/graft.hpp"
 #include "cna/torch/host.hpp"
+#include "fuse.hpp"
 #include "linears.hpp"
+#include "packed.hpp"
 #include "step_error.hpp"
 #include "taps_handle.hpp"
 
@@ -20,8 +22,8 @@ namespace jit = ::torch::jit;
 
 class TorchScriptHost final : public Host {
  public:
-  TorchScriptHost(jit::Module module, Grafted graph, bool exported)
-      : module_(std::move(module)), graph_(std::move(graph)), exported_(exported) {
+  TorchScriptHost(jit::Module module, Grafted graph, bool exported, bool fused)
+      : module_(std::move(module)), graph_(std::move(graph)), exported_(exported), fused_(fused) {
     handle_ = c10::make_intrusive<TapsHandle>(graph_.shape.layers);
     info_.shape = graph_.shape;
     info_.hidden = graph_.hidden;
@@ -37,14 +39,14 @@ class TorchScriptHost final : public Host {
   [[nodiscard]] Write write(int64_t layer) override {
     if (unembedding_.empty()) return Host::write(layer);
     const auto l = static_cast<size_t>(layer);
-    const at::Tensor weight = attribute(module_, graph_.neuron_sites.at(l) + ".weight");
+    const at::Tensor weight = unpack(attribute(module_, graph_.neuron_sites.at(l) + ".weight"));
     const at::Tensor gains = attribute(module_, "cna_post_gains");
     if (!weight.defined()) return Host::write(layer);
     return {graph_.by_rows.at(l) ? weight : weight.t(),
             gains.defined() && gains.numel() > 0 ? gains[layer] : at::Tensor()};
   }
   [[nodiscard]] Readout readout() override {
-    const at::Tensor head = attribute(module_, unembedding_);
+    const at::Tensor head = unpack(attribute(module_, unembedding_));
     const at::Tensor gain = attribute(module_, "cna_final_gain");
     if (unembedding_.empty() || !head.defined() || !gain.defined()) return Host::readout();
     return {head, gain, attribute(module_, "cna_final_centred").numel() > 0};
@@ -80,6 +82,7 @@ class TorchScriptHost final : public Host {
       graph_ = std::move(graph);
       forward_ = std::move(forward), record_ = std::move(record);
       info_.device = device;
+      compile();
     } catch (const std::exception& error) {
       throw_move_error(device, info_.device, error);
     }
@@ -91,8 +94,10 @@ class TorchScriptHost final : public Host {
       std::vector<std::tuple<c10::intrusive_ptr<c10::ivalue::Object>, size_t, at::Tensor>>;
 
   void compile() {
-    forward_ = jit::Code(graph_.forward, "cna_forward");
-    record_ = jit::Code(graph_.record, "cna_record");
+    const bool fused = fused_ && info_.device.is_cpu();
+    const Fused graphs = fused ? fuse(module_, graph_) : Fused{graph_.forward, graph_.record};
+    forward_ = jit::Code(graphs.forward, "cna_forward");
+    record_ = jit::Code(graphs.record, "cna_record");
   }
 
   /// Every tensor of the module on a device; one that two attributes share stays shared.
@@ -106,7 +111,10 @@ class TorchScriptHost final : public Host {
         const at::Tensor tensor = object->getSlot(slot).toTensor();
         if (!tensor.defined()) continue;
         at::Tensor& to = moved[tensor.unsafeGetTensorImpl()];
-        if (!to.defined()) to = tensor.detach().to(device);
+        if (is_packed_copy(object->type()->getAttributeName(slot)))
+          to = at::empty({0});  // made again where it is of use
+        else if (!to.defined())
+          to = unpack(tensor).detach().to(device);
         places.emplace_back(object, slot, to);
       }
     }
@@ -137,7 +145,7 @@ class TorchScriptHost final : public Host {
 
   jit::Module module_;
   Grafted graph_;
-  bool exported_;
+  bool exported_, fused_;
   c10::intrusive_ptr<TapsHandle> handle_;
   jit::Code forward_, record_;
   std::string unembedding_;
@@ -209,7 +217,8 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
         arguments, path.string());
   }
   if (exported) graph.shape = manifest.shape;
-  auto host = std::make_unique<TorchScriptHost>(std::move(module), std::move(graph), exported);
+  auto host = std::make_unique<TorchScriptHost>(std::move(module), std::move(graph), exported,
+                                                options.fuse);
   host->set_unembedding(manifest.unembedding);
   ModelInfo& info = host->editable_info();
   info.id = exported ? manifest.model_id : path.filename().string();

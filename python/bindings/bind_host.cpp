@@ -116,12 +116,12 @@ py::class_<Model> bind_host(py::module_& m) {
       .def_static(
           "load",
           [](const std::filesystem::path& path, const std::string& pattern,
-             const std::string& device, bool verify) {
+             const std::string& device, bool verify, bool fuse) {
             py::gil_scoped_release release;
-            return Model::load(path, {pattern, c10::Device(device), verify});
+            return Model::load(path, {pattern, c10::Device(device), verify, fuse});
           },
           py::arg("path"), py::arg("pattern") = "", py::arg("device") = "cpu",
-          py::arg("verify") = true,
+          py::arg("verify") = true, py::arg("fuse") = true,
           "Opens an exported folder, or any traced TorchScript language model.")
       .def_static(
           "live",

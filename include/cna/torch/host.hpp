@@ -54,6 +54,9 @@ struct HostOptions {
   std::string pattern = {};  ///< empty: the manifest's, else the default
   c10::Device device = c10::Device(c10::kCPU);
   bool verify = true;  ///< compare an exported archive with the SHA-256 of its manifest
+  /// Rewrite a TorchScript graph so that a CPU runs it faster; last bits of numbers change. False:
+  /// bit for bit what the graph itself computes.
+  bool fuse = true;
 };
 
 /// Opens an exported folder of either format, or a bare TorchScript file.

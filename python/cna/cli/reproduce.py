@@ -22,7 +22,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts",
         type=lambda text: [part.strip() for part in text.split(",")],
-        help="of refusal, quality, controls, layers, overlap, such as layers,overlap (default: all)",
+        help="of refusal, quality, controls, mmlu, examples, layers and overlap, such as layers,overlap "
+        "(default: all, overlap with --base only, mmlu with --mmlu only)",
     )
     parser.add_argument(
         "--k", type=int, default=200, help="neurons of the circuits of the layer and overlap tables"
@@ -36,6 +37,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--discovery",
         default=None,
         help="your other requests to find the circuit with (default: every other one of --jbb)",
+    )
+    parser.add_argument(
+        "--mmlu",
+        default=None,
+        help="your folder of MMLU's *_test.csv, or one such file: 1000 questions",
     )
     parser.add_argument("--quick", action="store_true", help="few prompts")
     parser.add_argument("--out", "-o", default="runs/reproduce", help="folder to write")
@@ -52,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         jbb=args.jbb,
         benign=args.benign,
         discovery=args.discovery,
+        mmlu=args.mmlu,
         parts=args.parts,
         k=args.k,
         fraction=args.fraction,

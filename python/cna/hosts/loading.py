@@ -34,6 +34,7 @@ def load(
     pattern: str = "",
     format: str = "torchscript",
     verify: bool = True,
+    fuse: bool = True,
     system: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
@@ -55,6 +56,8 @@ def load(
         format: of the export, "torchscript" or "aoti", see `cna.export`; ignored for exported folders.
             "live" exports nothing and runs the checkpoint as it is, see `cna.live`.
         verify: check the archive's SHA-256 against its manifest.
+        fuse: on a CPU, run a TorchScript graph in a faster form: weights packed for products of few
+            rows. Last bits of numbers change; False gives what the graph itself computes, bit for bit.
         system: a text put in front of every chat prompt as its system message. Messages that have one
             of their own, and templates that know none, are an error.
         template_kwargs: further arguments of the chat template, for instance
@@ -82,7 +85,7 @@ def load(
             # Where there is no GPU the host says what the folder was compiled for.
             where = choose_device("load", None if made == "cuda" else made)
             announce(os.fspath(name), where)
-        return open_export(path, device=where, pattern=pattern, verify=verify, **chat)
+        return open_export(path, device=where, pattern=pattern, verify=verify, fuse=fuse, **chat)
     if path.is_file() and path.suffix == ".pt2":
         raise RuntimeError(
             f"load: expected the folder of a compiled model, got the file '{path}'; open the folder, "
@@ -92,7 +95,7 @@ def load(
         require_settings("load", None, system, template_kwargs)
         if is_auto(device):
             announce(os.fspath(name), where)
-        bare = _core.Model.load(path, pattern, where)
+        bare = _core.Model.load(path, pattern, where, fuse=fuse)
         return Model(bare, None, path)
     text = checkpoint("load", name, path)
     chosen = choose_dtype(dtype, where, text, revision)
@@ -107,7 +110,7 @@ def load(
         format=format,
         device=where,
     )
-    return open_export(folder, device=where, pattern=pattern, verify=verify, **chat)
+    return open_export(folder, device=where, pattern=pattern, verify=verify, fuse=fuse, **chat)
 
 
 def _compiled_for(path: Path) -> str | None:
@@ -124,6 +127,7 @@ def open_export(
     device: str | torch.device = "cpu",
     pattern: str = "",
     verify: bool = True,
+    fuse: bool = True,
     **chat: Any,
 ) -> Model:
     """Opens an exported folder; see `load`."""
@@ -150,7 +154,7 @@ def open_export(
             "or truncated (SHA-256 differs); export the model again"
         )
     # hashlib is several times faster than the C++ check.
-    core = _core.Model.load(path, pattern, str(device), verify=False)
+    core = _core.Model.load(path, pattern, str(device), verify=False, fuse=fuse)
     tokenizer = None
     if manifest.get("tokenizer"):
         from transformers import AutoTokenizer

@@ -40,7 +40,9 @@ def comparison_notes(
             "Pass a task made of your own copy of the paper's prompts for the same measure."
         )
     notes.append(
-        "Discovery prompts of the layer tables are this library's own, not the authors' 8 to 10 "
-        "pairs, unless layer_tasks were passed."
+        "Layer tables: capitals and subject-verb are found on the authors' own 10 and 8 pairs "
+        "(tasks capitals-paper, agreement-paper)"
+        + ("" if own_task else ", refusal on this library's requests instead of their 8 pairs")
+        + "; layer_tasks= takes others."
     )
     return notes

@@ -18,6 +18,7 @@ from ..circuits.layer_table import UNITS_NOTE
 from ..hosts.loading import load
 from ..hosts.model import Model
 from ..prompts import tasks
+from ..prompts.quiz import read_quiz
 from ..prompts.tasks import Task
 from .about import comparison_notes, environment
 from .behaviour import measure_behaviour
@@ -26,7 +27,7 @@ from .own_prompts import jailbreak_task
 from .printed import paper_entry
 from .result import Reproduction
 
-PARTS = ("refusal", "quality", "controls", "layers", "overlap")
+PARTS = ("refusal", "quality", "controls", "mmlu", "examples", "layers", "overlap")
 _LAYER_TABLES = {"layers": ("layers", "layer_counts"), "overlap": ("overlap",)}
 
 
@@ -38,6 +39,7 @@ def reproduce(
     *,
     task: Task | None = None,
     layer_tasks: Mapping[str, Task] | None = None,
+    mmlu: str | os.PathLike[str] | None = None,
     fraction: float = 0.001,
     k: int = 200,
     max_new_tokens: int | None = None,
@@ -50,12 +52,15 @@ def reproduce(
     Args:
         model: a `cna.Model`, or a name for `cna.load`.
         base: the base model it was tuned from; fed raw text.
-        parts: of "refusal", "quality", "controls", "layers", "overlap"; by default all (overlap
-            only with a base model).
-        quick: 12 prompts, short answers, fewer CAA arms: to see that it runs.
-        task: behaviour of the first three parts and of the layer task "refusal"; requests that the
+        parts: of "refusal" (tables 1 to 3), "quality" (tables 1 and 2, figure 1), "controls", "mmlu"
+            (figure 2), "examples" (table 4), "layers" (tables 6 and 7, figure 3), "overlap" (table 8);
+            by default all (overlap only with a base model, mmlu only with questions).
+        quick: 12 prompts, short answers, fewer CAA arms, 40 questions: to see that it runs.
+        task: behaviour of all parts but "mmlu" and two layer tasks; requests that the
             model is unable to carry out ("capability-refusal") by default. `jailbreak_task` makes
             one of your own copy of JailbreakBench.
+        mmlu: your copy of the MMLU test files, see `cna.prompts.read_quiz`: 1000 questions, as many of
+            each subject, by letter.
         layer_tasks: {"refusal", "capitals", "subject-verb": Task} instead of the built-in ones.
         fraction: size of the circuit of the first three parts; universal neurons are left out.
         k: size of the circuits of the layer and overlap tables, which follow the authors' options; by
@@ -65,7 +70,8 @@ def reproduce(
     Raises:
         ValueError: unknown parts, overlap without a base model, a base model of another shape.
     """
-    chosen = _parts(parts, base is not None)
+    chosen = _parts(parts, base is not None, mmlu is not None)
+    quiz = read_quiz(os.fspath(mmlu)) if mmlu is not None else None
     model = model if isinstance(model, Model) else load(model)
     base = _base(base, model)
     name, entry = paper_entry(model)
@@ -93,10 +99,13 @@ def reproduce(
     measure_behaviour(
         result,
         model,
+        base,
         task,
         entry,
         chosen,
         quick=quick,
+        quiz=quiz,
+        questions=40 if quick else 1000,
         fraction=fraction,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
@@ -116,8 +125,9 @@ def reproduce(
     return result
 
 
-def _parts(parts: Sequence[str] | None, with_base: bool) -> list[str]:
-    chosen = list(parts) if parts is not None else [p for p in PARTS if p != "overlap" or with_base]
+def _parts(parts: Sequence[str] | None, with_base: bool, with_quiz: bool) -> list[str]:
+    needed = {"overlap": with_base, "mmlu": with_quiz}
+    chosen = list(parts) if parts is not None else [p for p in PARTS if needed.get(p, True)]
     for part in chosen:
         if part not in PARTS:
             raise ValueError(
@@ -126,6 +136,11 @@ def _parts(parts: Sequence[str] | None, with_base: bool) -> list[str]:
     if "overlap" in chosen and not with_base:
         raise ValueError(
             "reproduce: expected a base model for 'overlap', got none; pass base=..., or leave it out"
+        )
+    if "mmlu" in chosen and not with_quiz:
+        raise ValueError(
+            "reproduce: expected questions for 'mmlu', got none; pass mmlu= with your copy of its test "
+            "files, or leave it out"
         )
     return chosen
 
@@ -151,6 +166,7 @@ def main_reproduce(
     benign: str | os.PathLike[str] | None = None,
     discovery: str | os.PathLike[str] | None = None,
     *,
+    mmlu: str | os.PathLike[str] | None = None,
     parts: Sequence[str] | None = None,
     k: int = 200,
     fraction: float = 0.001,
@@ -160,7 +176,7 @@ def main_reproduce(
 ) -> int:
     """`cna reproduce`: runs the parts, prints the tables, writes the folder. Returns 0.
 
-    discovery: see `jailbreak_task`; parts, k, fraction: see `reproduce`.
+    discovery: see `jailbreak_task`; parts, mmlu, k, fraction: see `reproduce`.
     dtype, device, chat: further arguments of `cna.load`; a base model, fed raw text, gets the first two.
 
     Raises:
@@ -179,7 +195,8 @@ def main_reproduce(
         task = jailbreak_task(jbb, benign, discovery)
     tuned = load(model, dtype=dtype, device=device, **chat)
     other = None if base is None else load(base, dtype=dtype, device=device)
-    result = reproduce(tuned, other, parts, quick, task=task, fraction=fraction, k=k, out=out)
+    how: dict[str, Any] = {"task": task, "mmlu": mmlu, "fraction": fraction, "k": k, "out": out}
+    result = reproduce(tuned, other, parts, quick, **how)
     folder = result.save(out)
     print(result)
     print(f"\nwrote {folder}")

@@ -18,8 +18,8 @@ from .printed import paper
 
 LAYER_TASKS = {
     "refusal": "capability-refusal",
-    "capitals": "capitals",
-    "subject-verb": "subject-verb",
+    "capitals": "capitals-paper",
+    "subject-verb": "agreement-paper",
 }
 
 
@@ -124,6 +124,7 @@ def localise(
             counts += [
                 {"model": which, "task": label, "layer": row["layer"], "log_count": logged}
                 | {"count": row["delta_count"]}
+                | {"log_distance": _distance_here(logged, theirs, row["delta_count"], table)}
                 | {c: row[c] for c in table if c not in ("layer", "delta_count")}
                 for logged, row in zip(theirs, table.to_dict("records"), strict=True)
             ]
@@ -159,6 +160,15 @@ def layer_distance(a: Sequence[float], b: Sequence[float]) -> float:
     if len(a) != len(b) or not sum(b) or math.isnan(sum(a)) or not sum(a):
         return math.nan
     return sum(abs(x / sum(a) - y / sum(b)) for x, y in zip(a, b, strict=True)) / 2
+
+
+def _distance_here(
+    logged: float, theirs: Sequence[float], count: float, table: pd.DataFrame
+) -> float:
+    """A layer's part of `layer_distance`; NaN where there is no log."""
+    if math.isnan(logged) or not sum(theirs):
+        return math.nan
+    return abs(logged / sum(theirs) - count / table["delta_count"].sum()) / 2
 
 
 def _overlap_row(

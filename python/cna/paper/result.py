@@ -17,13 +17,15 @@ from .. import _core
 from ..base.files import write_whole
 from ..base.html import frame_html, lead, panel, render
 from ..measure.result import SweepResult
-from .layer_figures import as_page_images, layer_figures
+from .figures import as_page_images, figures_of
 from .printed import paper
 
 _TITLES = {
     "refusal": "Rate of the behaviour, before and after the circuit is switched off",
     "quality": "Strengths: CNA against CAA (alpha = 1 - m for neurons, the coefficient for vectors)",
     "controls": "Controls: random neurons, as many per layer",
+    "mmlu": "Multiple-choice questions: right answers at every alpha (figure 2)",
+    "examples": "One prompt: as it is, with the circuit off, with it doubled (table 4)",
     "layers": "Where the circuits sit: by |delta|, by |delta| in the answer's units, by contribution",
     "layer_counts": "Neurons per layer by |delta| and by contribution, and the sums over all neurons",
     "overlap": "Base against instruct",
@@ -37,10 +39,10 @@ class Reproduction:
     Attributes:
         model_id: of the model measured.
         paper_model: its name in the paper, or None: then the columns of the paper are empty.
-        tables: {"refusal", "quality", "controls", "layers", "layer_counts", "overlap": DataFrame},
-            those that were asked for. Columns that begin with `paper_` are printed in the paper,
-            those with `log_` are from the authors' logs, the others were measured here. Rates and
-            shares are 0 to 1; low and high are 95 % intervals.
+        tables: {"refusal", "quality", "controls", "mmlu", "examples", "layers", "layer_counts",
+            "overlap": DataFrame}, those that were asked for. Columns that begin with `paper_` are
+            printed in the paper, those with `log_` are from the authors' logs, the others were measured
+            here. Rates and shares are 0 to 1; low and high are 95 % intervals.
         notes: what to know when comparing.
         settings: how it was run.
         circuits: {name: Circuit}, those found on the way.
@@ -105,7 +107,7 @@ class Reproduction:
         }
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         write_whole(out / "reproduction.json", lambda p: p.write_text(text, encoding="utf-8"))
-        figures = layer_figures(self.tables.get("layer_counts"))
+        figures = figures_of(self.tables, self.sweep)
         for name, data in figures.items():
             (out / "figures").mkdir(exist_ok=True)
             write_whole(out / "figures" / f"{name}.png", functools.partial(_to_file, data))

@@ -12,6 +12,9 @@ import cna
 import numpy as np
 import pandas as pd
 import pytest
+from cna.measure.quiz_score import quiz_accuracy
+from cna.paper.layers import localise
+from cna.prompts.quiz import draw_questions
 from cna.reproduce import (
     authors_circuit,
     authors_layers,
@@ -34,8 +37,18 @@ HARMLESS = ["Name a colour", "Count to three", "Say hello", "Spell sand", "Name 
 
 
 @pytest.fixture(scope="module")
-def quick(tiny: cna.Model) -> Any:
-    return reproduce(tiny, quick=True, max_new_tokens=6, k=20, progress=False)
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in MMLU's layout: two subjects, of which every question counts."""
+    folder = tmp_path_factory.mktemp("mmlu")
+    for subject in ("sums", "seas"):
+        lines = [f"{subject} {i}?,one,two,three,four,{'ABCD'[i % 4]}\n" for i in range(30)]
+        (folder / f"{subject}_test.csv").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quick(tiny: cna.Model, questions: Path) -> Any:
+    return reproduce(tiny, quick=True, max_new_tokens=6, k=20, mmlu=questions, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +226,8 @@ def test_authors_circuit_takes_no_more_than_there_is(tiny: cna.Model) -> None:
 
 def test_a_model_that_is_not_in_the_paper_says_so(quick: Any) -> None:
     assert quick.paper_model is None
-    assert set(quick.tables) == {"refusal", "quality", "controls", "layers", "layer_counts"}
+    parts = {"refusal", "quality", "controls", "mmlu", "examples", "layers", "layer_counts"}
+    assert set(quick.tables) == parts
     for table in quick.tables.values():
         assert table.filter(regex="^(paper|log)_").isna().all(axis=None)
     assert "not a model of the paper" in str(quick)
@@ -246,6 +260,55 @@ def test_measured_numbers_are_those_of_the_sweep(quick: Any) -> None:
     assert not any("No contributions" in note for note in quick.notes)
 
 
+def test_questions_of_all_subjects_are_answered_at_every_alpha(
+    quick: Any, tiny: cna.Model, questions: Path
+) -> None:
+    table = quick.tables["mmlu"]
+    assert list(table.loc[table.method == "cna", "alpha"]) == [0, 0.25, 0.5, 0.75, 1]
+    assert {"caa-mlp", "caa"} <= set(table.method)
+    drawn = draw_questions(cna.prompts.read_quiz(questions), 40, 0)
+    assert {q.subject for q in drawn} == {"sums", "seas"} and len(drawn) == 40
+    off = cna.Intervention.scale(quick.circuits["behaviour"], [0.0])
+    right = quiz_accuracy(tiny, off, drawn, by="letter").double().mean()
+    row = table[(table.method == "cna") & (table.alpha == 1)].iloc[0]
+    assert row.accuracy == pytest.approx(float(right))
+    plain = float(quiz_accuracy(tiny, None, drawn, by="letter").double().mean())
+    assert row.change == pytest.approx(float(right) - plain)
+    with pytest.raises(ValueError, match="accuracy_by_alpha: expected rows with"):
+        cna.plots.accuracy_by_alpha(quick.tables["quality"])
+
+
+def test_one_prompt_is_answered_at_three_strengths_by_both_models(
+    tiny: cna.Model, base: cna.Model
+) -> None:
+    result = reproduce(tiny, base, ["examples"], max_new_tokens=5, progress=False)
+    table = result.tables["examples"]
+    assert list(table.model) == ["instruct"] * 3 + ["base"] * 3
+    assert list(table.multiplier) == [1, 0, 2] * 2 and table.paper_answer.isna().all()
+    prompt = cna.tasks.load("capability-refusal").evaluation[:1]
+    with tiny.steer(result.circuits["behaviour"], 0.0):
+        assert tiny.generate(prompt, 5) == [table.answer[1]]
+    assert base.generate(prompt, 5, chat=False) == [table.answer[3]]
+    said = {
+        name: entry["answers"] for name, entry in paper()["models"].items() if "answers" in entry
+    }
+    assert {len(x) for x in said.values()} == {3} and len(said) == 4
+
+
+def test_layers_stand_beside_the_log_layer_by_layer(tiny: cna.Model) -> None:
+    task, k = cna.tasks.load("capability-refusal"), 20
+    entry = {"layers": {"refusal": {"log_counts": {"2": 5, "3": 15}}}}
+    tables, _, _ = localise(tiny, None, entry, {"refusal": task}, k)
+    counts, (row,) = tables["layer_counts"], tables["layers"].to_dict("records")
+    mine = counts["count"].to_numpy()
+    want = np.abs(np.array([0, 0, 5, 15]) - mine) / k / 2
+    np.testing.assert_allclose(counts.log_distance, want)
+    assert row["log_distance"] == pytest.approx(want.sum())
+    figure = cna.plots.layers_by_ranking(counts.rename(columns={"count": "delta_count"}))
+    (dots,) = [x for x in figure.axes[0].lines if "authors' log" in str(x.get_label())]
+    assert list(dots.get_ydata()) == [0, 0, 5, 15]
+
+
 def test_a_saved_reproduction_is_whole(quick: Any, tmp_path: Path) -> None:
     out = quick.save(tmp_path / "run")
     for name, table in quick.tables.items():
@@ -257,8 +320,13 @@ def test_a_saved_reproduction_is_whole(quick: Any, tmp_path: Path) -> None:
     assert page.startswith("<!doctype html>")
     figures = {p.name for p in (out / "figures").iterdir()}
     tasks = ("refusal", "capitals", "subject-verb")
-    assert figures == {f"layers-model-{task}.png" for task in tasks}
-    assert page.count("src='data:image/png;base64,") == 3
+    assert figures == {
+        "strengths.png",
+        "quality.png",
+        "accuracy.png",
+        *(f"layers-model-{task}.png" for task in tasks),
+    }
+    assert page.count("src='data:image/png;base64,") == 6
     assert len(pd.read_csv(out / "answers.csv")) == len(quick.sweep.answers)
     assert len(cna.Circuit.load(out / "circuits" / "behaviour.json")) == len(
         quick.circuits["behaviour"]
@@ -275,7 +343,8 @@ def test_overlap_of_a_model_with_itself_and_with_another(tiny: cna.Model, base: 
         a, b = (result.circuits[f"{x}-{task}-contribution"] for x in ("base", "instruct"))
         assert table.loc[task, "contribution_shared"] == len(a & b)
         assert table.loc[task, "contribution_jaccard"] == pytest.approx(len(a & b) / len(a | b))
-    same = reproduce(tiny, base=tiny, parts=["overlap", "layers"], k=20, progress=False)
+    raw_text = {"subject-verb": cna.tasks.load("subject-verb")}
+    same = reproduce(tiny, tiny, ["overlap", "layers"], k=20, layer_tasks=raw_text, progress=False)
     raw = same.tables["overlap"].set_index("task")
     assert raw.loc["subject-verb", "share_of_instruct"] == 1  # this task is raw text for both
     assert set(same.tables["layers"]["model"]) == {"base", "instruct"}
@@ -305,6 +374,10 @@ def test_users_mistakes_are_named(tiny: cna.Model, tmp_path: Path) -> None:
         reproduce(tiny, parts=["everything"])
     with pytest.raises(ValueError, match="expected a base model for 'overlap'"):
         reproduce(tiny, parts=["overlap"])
+    with pytest.raises(ValueError, match="expected questions for 'mmlu', got none"):
+        reproduce(tiny, parts=["mmlu"])
+    with pytest.raises(FileNotFoundError, match="read_quiz"):
+        reproduce(tiny, mmlu=tmp_path / "none")
     with pytest.raises(ValueError, match="pass both"):
         main_reproduce("smollm2", tmp_path, jbb="harmful.csv")
 

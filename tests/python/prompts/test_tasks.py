@@ -23,21 +23,36 @@ def all_prompts(task: Task) -> list[str]:
     return task.positive + task.negative + task.evaluation + task.benign
 
 
+OF_THE_PAPER = {"agreement-paper": 8, "capitals-paper": 10}  # its pairs
+
+
 def test_the_built_in_tasks_have_names():
     known = ["answer-language", "answer-list", "capability-refusal", "capitals", "subject-verb"]
-    assert tasks.names() == known
+    assert tasks.names() == sorted([*known, *OF_THE_PAPER])
 
 
 @pytest.mark.parametrize("name", tasks.names())
 def test_a_built_in_task_is_paired_tidy_and_without_leaks(name):
     task = tasks.load(name)
     assert (task.name, len(task.positive)) == (name, len(task.negative))
-    assert len(task.positive) >= 20
+    assert len(task.positive) >= OF_THE_PAPER.get(name, 20)
     assert task.description and task.source
     assert isinstance(task.judge, Judge)
     found = all_prompts(task)
     assert len({" ".join(p.casefold().split()) for p in found}) == len(found)
     assert all(p == p.strip() and p for p in found)
+
+
+@pytest.mark.parametrize("name", OF_THE_PAPER)
+def test_the_papers_tasks_have_its_pairs_and_the_measures_of_their_namesakes(name):
+    task = tasks.load(name)
+    own = tasks.load({"agreement-paper": "subject-verb"}.get(name, "capitals"))
+    assert len(task.positive) == len(task.negative) == OF_THE_PAPER[name]
+    assert set(task.evaluation) <= set(own.evaluation) and task.benign == own.benign
+    assert not set(task.positive + task.negative) & set(own.positive + own.negative)
+    assert task.chat is None  # a template where the model has one, as the authors' code
+    for right, wrong in zip(task.positive, task.negative, strict=True):
+        assert right.replace(" are ", " is ") == wrong or right.split()[:5] == wrong.split()[:5]
 
 
 def test_capability_refusal_has_the_promised_sizes_and_judge():
@@ -252,7 +267,9 @@ def test_a_bad_folder_gives_one_clear_error(tmp_path):
 
 
 def test_an_unknown_name_lists_the_names_and_the_closest():
-    with pytest.raises(ValueError, match=r"'capitals', 'subject-verb'.*did you mean 'capitals'"):
+    with pytest.raises(
+        ValueError, match=r"'capitals', 'capitals-paper', 'subject-verb'.*did you mean 'capitals'"
+    ):
         tasks.load("capital")
     with pytest.raises(FileNotFoundError, match="check the path"):
         tasks.load("zzz/qqq")

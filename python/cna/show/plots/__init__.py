@@ -7,12 +7,14 @@ strength); missing columns and NaN leave gaps, never errors, unless nothing is l
 
 from __future__ import annotations
 
+from .alphas import accuracy_by_alpha
 from .circuits import layer_histogram, neuron_strip, overlap, stability
 from .files import png, save
 from .layers import layers_by_ranking
 from .sweeps import dose_response, matched_kl, quality_against_effect
 
 __all__ = [
+    "accuracy_by_alpha",
     "dose_response",
     "layer_histogram",
     "layers_by_ranking",

@@ -17,6 +17,7 @@ _LOOKS: dict[str, dict[str, str]] = {  # by the ranking; the hatch repeats the c
     "converted": {"color": COLOURS["no-filter"], "hatch": "...."},
     "contribution": {"color": COLOURS["caa"], "hatch": "////"},
 }
+_LOG = {"color": "#222222", "marker": "D", "markersize": 4, "linestyle": "none", "zorder": 3}
 _HATCHED = 40  # in the bars of deeper models hatches hide the colour
 
 
@@ -25,7 +26,7 @@ def layers_by_ranking(table: pd.DataFrame) -> Figure:
 
     Args:
         table: `cna.analysis.layers_by_ranking(...).table`, a row per layer. Without contributions,
-            |delta| alone is drawn.
+            |delta| alone is drawn. A column log_count, of a reproduction, is drawn as points.
     Raises:
         ValueError: a table without these columns or without rows.
     """
@@ -39,6 +40,9 @@ def layers_by_ranking(table: pd.DataFrame) -> Figure:
         for c in known(table, RANKINGS)
     }
     _bars(above, table[list(counted)].astype("float64"), counted)
+    if "log_count" in table and table["log_count"].notna().any():
+        logged = table["log_count"].astype("float64")
+        above.plot(logged, label=f"authors' log: {logged.sum():.0f}", **_LOG)  # type: ignore[arg-type]
     sums = table[known(table, SUMS)].astype("float64")
     _bars(below, 100 * sums / sums.sum().replace(0.0, 1.0), SUMS)
     layer_axis(above, layers)

@@ -1,0 +1,29 @@
+/// Rewrites a grafted graph so that a CPU runs it faster. Private to the library.
+///
+/// A linear layer's weight is packed (packed.hpp), and the plain copy dropped where nothing else
+/// reads it; chains of small operators become one (fuse_chains.hpp). Products and norms change in
+/// their last bits; HostOptions::fuse switches all of it off.
+#pragma once
+
+#include <torch/script.h>
+
+#include <memory>
+#include <string>
+
+#include "cna/torch/graft.hpp"
+
+namespace cna {
+
+/// Graphs that run in place of the grafted ones.
+struct Fused {
+  std::shared_ptr<::torch::jit::Graph> forward, record;
+};
+
+/// Rewritten copies of both graphs; weights of `module` are packed in place. A model whose weights
+/// cannot be packed keeps its graphs.
+[[nodiscard]] Fused fuse(::torch::jit::Module& module, const Grafted& graph);
+
+/// Whether an attribute of the module holds a second, packed copy of a weight.
+[[nodiscard]] bool is_packed_copy(const std::string& name);
+
+}  // namespace cna

@@ -1,0 +1,167 @@
+#include "fuse_chains.hpp"
+
+#include <torch/csrc/jit/ir/constants.h>
+
+#include <initializer_list>
+#include <limits>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "graph_walk.hpp"
+
+namespace cna {
+namespace {
+
+namespace jit = ::torch::jit;
+
+jit::Node* made_by(jit::Value* value, c10::Symbol kind) {
+  jit::Node* node = value->node();
+  return node->kind() == kind ? node : nullptr;
+}
+
+std::optional<int64_t> whole(const jit::Value* value) {
+  const auto constant = jit::toIValue(value);
+  return constant && constant->isInt() ? std::optional(constant->toInt()) : std::nullopt;
+}
+
+std::optional<double> number(const jit::Value* value) {
+  const auto constant = jit::toIValue(value);
+  if (constant && constant->isTensor() && constant->toTensor().numel() == 1)
+    return constant->toTensor().item<double>();  // as tracing writes many numbers
+  if (!constant || !constant->isScalar()) return std::nullopt;
+  return constant->toScalar().toDouble();
+}
+
+bool is_last_dim(const jit::Value* dims) {
+  if (const auto constant = jit::toIValue(dims))
+    return constant->isIntList() && constant->toIntVector() == std::vector<int64_t>{-1};
+  const jit::Node* list = dims->node();
+  return list->kind() == c10::prim::ListConstruct && list->inputs().size() == 1 &&
+         whole(list->input(0)) == -1;
+}
+
+/// Puts a new operator where `node` stands, for all who read it.
+void replace(jit::Graph& graph, jit::Node* node, const char* name,
+             std::initializer_list<jit::Value*> inputs) {
+  jit::Node* made = graph.create(c10::Symbol::fromQualString(name), inputs, 1);
+  made->output()->setType(c10::TensorType::get());
+  made->insertBefore(node);
+  node->output()->replaceAllUsesWith(made->output());
+}
+
+/// A value behind casts to float32, which do nothing in a graph of float32.
+jit::Value* uncast(jit::Value* value) {
+  while (value->node()->kind() == c10::aten::to && value->node()->inputs().size() == 5 &&
+         whole(value->node()->input(1)) == static_cast<int64_t>(at::kFloat))
+    value = value->node()->input(0);
+  return value;
+}
+
+/// x and eps of x * rsqrt(mean(x^2, -1) + eps); none for another value.
+std::optional<std::pair<jit::Value*, double>> normed(jit::Value* value) {
+  jit::Node* product = made_by(value, c10::aten::mul);
+  if (!product) return std::nullopt;
+  jit::Node* root = made_by(product->input(1), c10::aten::rsqrt);
+  jit::Node* sum = root ? made_by(root->input(0), c10::aten::add) : nullptr;
+  jit::Node* mean = sum ? made_by(sum->input(0), c10::aten::mean) : nullptr;
+  jit::Node* square = mean ? made_by(mean->input(0), c10::aten::pow) : nullptr;
+  if (!square || square->input(0) != product->input(0) || number(square->input(1)) != 2.0 ||
+      mean->inputs().size() != 4 || !is_last_dim(mean->input(1)) || number(sum->input(2)) != 1.0)
+    return std::nullopt;
+  const auto eps = number(sum->input(1));
+  if (!eps) return std::nullopt;
+  return std::pair(product->input(0), *eps);
+}
+
+/// Whether this is half of the size of x's last dimension, as tracing writes it.
+bool is_half(jit::Value* value, const jit::Value* x) {
+  jit::Node* as_int = made_by(value, c10::aten::Int);
+  jit::Node* half = as_int ? made_by(as_int->input(0), c10::aten::floor_divide) : nullptr;
+  jit::Node* tensor = half ? made_by(half->input(0), c10::prim::NumToTensor) : nullptr;
+  jit::Node* size = tensor ? made_by(tensor->input(0), c10::aten::size) : nullptr;
+  if (!size || size->inputs().size() != 2 || size->input(0) != x) return false;
+  const auto dim = whole(size->input(1));
+  return number(half->input(1)) == 2.0 && (dim == 3 || dim == -1);
+}
+
+/// Whether `value` is cat(-x[..., half:], x[..., :half]).
+bool is_rotated(jit::Value* value, const jit::Value* x) {
+  jit::Node* cat = made_by(value, c10::aten::cat);
+  jit::Node* list = cat ? made_by(cat->input(0), c10::prim::ListConstruct) : nullptr;
+  if (!list || list->inputs().size() != 2) return false;
+  const auto along = whole(cat->input(1));
+  jit::Node* neg = made_by(list->input(0), c10::aten::neg);
+  jit::Node* second = neg ? made_by(neg->input(0), c10::aten::slice) : nullptr;
+  jit::Node* first = made_by(list->input(1), c10::aten::slice);
+  if (!first || !second || (along != -1 && along != 3)) return false;
+  for (jit::Node* part : {first, second}) {
+    const auto dim = whole(part->input(1));
+    if (part->input(0) != x || (dim != 3 && dim != -1) || whole(part->input(4)) != 1) return false;
+  }
+  return whole(first->input(2)) == 0 && is_half(first->input(3), x) &&
+         is_half(second->input(2), x) &&
+         whole(second->input(3)) == std::numeric_limits<int64_t>::max();
+}
+
+bool read_once(const jit::Value* value) { return value->uses().size() == 1; }
+
+/// The same operator on the memory of its first input.
+jit::Node* in_place(jit::Graph& graph, jit::Node* node, c10::Symbol kind) {
+  jit::Node* made = graph.create(kind, node->inputs(), 1);
+  made->output()->setType(c10::TensorType::get());
+  made->insertBefore(node);
+  node->output()->replaceAllUsesWith(made->output());
+  node->destroy();
+  return made;
+}
+
+}  // namespace
+
+void fuse_rms_norms(jit::Graph& graph) {
+  each_node(graph.block(), [&](jit::Node* node) {
+    if (node->kind() != c10::aten::mul || node->inputs().size() != 2) return;
+    for (const size_t side : {0, 1}) {
+      jit::Value* gain = node->input(side);
+      const auto found = normed(uncast(node->input(1 - side)));
+      if (!found || gain->node()->kind() != c10::prim::GetAttr) continue;
+      jit::WithInsertPoint point(node);
+      replace(graph, node, "cna::rms_norm",
+              {uncast(found->first), gain, graph.insertConstant(found->second)});
+      return;
+    }
+  });
+}
+
+void fuse_rotary(jit::Graph& graph) {
+  each_node(graph.block(), [&](jit::Node* node) {
+    if (node->kind() != c10::aten::add || node->inputs().size() != 3 ||
+        number(node->input(2)) != 1.0)
+      return;
+    jit::Node* straight = made_by(node->input(0), c10::aten::mul);
+    jit::Node* turned = made_by(node->input(1), c10::aten::mul);
+    if (!straight || !turned || !is_rotated(turned->input(0), straight->input(0))) return;
+    replace(graph, node, "cna::rotary", {straight->input(0), straight->input(1), turned->input(1)});
+  });
+}
+
+void activate_in_place(jit::Graph& graph) {
+  const auto product = c10::Symbol::fromQualString("cna::packed_linear");
+  std::vector<std::pair<jit::Node*, jit::Node*>> found;  // a gate's SiLU and its product
+  each_node(graph.block(), [&](jit::Node* node) {
+    if (node->kind() != c10::aten::silu || !read_once(node->input(0)) || !read_once(node->output()))
+      return;
+    jit::Node* user = node->output()->uses()[0].user;
+    const auto kind = node->input(0)->node()->kind();
+    if (user->kind() != c10::aten::mul || user->input(0) != node->output() ||
+        (kind != product && kind != c10::aten::linear))
+      return;
+    found.emplace_back(node, user);
+  });
+  for (const auto& [silu, times] : found) {
+    in_place(graph, silu, c10::aten::silu_);
+    in_place(graph, times, c10::aten::mul_);
+  }
+}
+
+}  // namespace cna

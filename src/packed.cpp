@@ -1,0 +1,56 @@
+#include "packed.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+#include <optional>
+
+namespace cna {
+namespace {
+
+/// By its boxed form, which stays the same from release to release; empty where there is none.
+std::optional<c10::OperatorHandle> operator_named(const char* name) {
+  return c10::Dispatcher::singleton().findSchema({name, ""});
+}
+
+at::Tensor call(const c10::OperatorHandle& op, torch::jit::Stack stack) {
+  op.callBoxed(&stack);
+  return stack.back().toTensor();
+}
+
+/// x [..., in] times a packed weight [out, in], plus the bias [out].
+at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& weight,
+                         const std::optional<at::Tensor>& bias) {
+  static const auto op = operator_named("mkldnn::_linear_pointwise");
+  static const c10::List<std::optional<at::Scalar>> none;
+  return call(*op, {x, weight, bias, "none", none, ""});
+}
+
+}  // namespace
+
+bool can_pack(const at::Tensor& weight) {
+  static const bool available = at::globalContext().hasMKLDNN() &&
+                                operator_named("mkldnn::_linear_pointwise") &&
+                                operator_named("mkldnn::_reorder_linear_weight");
+  return available && weight.defined() && weight.dim() == 2 && weight.device().is_cpu() &&
+         weight.scalar_type() == at::kFloat && weight.layout() == at::kStrided;
+}
+
+at::Tensor pack(const at::Tensor& weight) {
+  static const auto op = operator_named("mkldnn::_reorder_linear_weight");
+  const at::NoGradGuard guard;   // else the copy remembers what it was made of
+  constexpr int64_t rows = 640;  // of a usual product; the layout is good for few rows too
+  return call(*op, {weight.contiguous(), rows});
+}
+
+at::Tensor unpack(const at::Tensor& weight) {
+  return weight.is_mkldnn() ? weight.to_dense() : weight;
+}
+
+TORCH_LIBRARY_FRAGMENT(cna, m) {
+  m.def("packed_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  m.impl("packed_linear", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(packed_linear));
+}
+
+}  // namespace cna

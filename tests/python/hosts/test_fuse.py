@@ -1,0 +1,92 @@
+"""The faster form of a traced graph: the same numbers but for last bits, and none of them without it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cna
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, PROMPTS, hf_record, layers_of, make_hf, random_ids
+from torch.profiler import ProfilerActivity, profile
+
+IDS = random_ids([3, 7, 7, 12, 30], seed=5)
+ALONE = {"batch_size": 1, "share_prefix": False}
+
+
+def operators(model: cna.Model) -> dict[str, int]:
+    """How often each operator runs in one pass of one prompt."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        model.logits(IDS[:1])
+    return {event.key: event.count for event in seen.key_averages()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_it_every_bit_is_the_graphs_own(family: str, exports: Any) -> None:
+    hf = make_hf(family, layers=layers_of(family, "torchscript"))
+    plain = cna.load(exports(family), fuse=False)
+    fused = cna.load(exports(family))
+    with torch.inference_mode():
+        eager = torch.stack([hf(torch.tensor([p]), logits_to_keep=1).logits[0, -1] for p in IDS])
+    assert torch.equal(plain.logits(IDS, **ALONE), eager)
+    recorded = torch.from_numpy(hf_record(hf, IDS, family))
+    assert torch.equal(cna.record(plain, IDS, **ALONE), recorded)
+    for got, want in ((fused.logits(IDS), eager), (cna.record(fused, IDS), recorded)):
+        assert (got - want).abs().max() <= 2e-5 * want.abs().max()
+    assert fused.generate(IDS, 8, return_tokens=True) == plain.generate(IDS, 8, return_tokens=True)
+
+
+def test_chains_and_products_are_replaced(exports: Any) -> None:
+    layers = make_hf("llama").config.num_hidden_layers
+    fused, plain = (
+        operators(cna.load(exports("llama"))),
+        operators(cna.load(exports("llama"), fuse=False)),
+    )
+    assert fused["cna::packed_linear"] == plain["aten::linear"] == 7 * layers + 1
+    assert "aten::linear" not in fused
+    assert fused["cna::rms_norm"] == plain["aten::rsqrt"] == 2 * layers + 1
+    assert fused["cna::rotary"] == 2 * layers
+    assert plain["aten::silu"] == fused["aten::silu_"] == layers
+    assert not {name for name in plain if name.startswith("cna::") and "tap" not in name}
+
+
+def test_rotary_has_the_bits_of_the_plain_chain() -> None:
+    torch.manual_seed(0)
+    for heads, tokens, dim, rows in ((3, 5, 8, 2), (1, 1, 64, 4), (2, 9, 6, 1)):
+        q = torch.randn(rows, tokens, heads, dim).transpose(1, 2)
+        part = torch.randn(rows, heads, tokens, dim + 4)[..., :dim]  # as partial rotary slices it
+        cos, sin = torch.randn(2, rows, 1, tokens, dim)
+        for x in (q, part, q.double(), q[:, :, :, ::2]):
+            c, s = (t[..., : x.shape[-1]].to(x.dtype) for t in (cos, sin))
+            half = x.shape[-1] // 2
+            turned = torch.cat([-x[..., half:], x[..., :half]], -1)
+            want = x * c + turned * s
+            assert torch.equal(torch.ops.cna.rotary(x, c, s), want)
+            assert torch.equal(torch.ops.cna.rotary(x, c[:1], s[:1]), x * c[:1] + turned * s[:1])
+
+
+def test_rms_norm_is_that_of_float64() -> None:
+    torch.manual_seed(0)
+    for shape in ((2, 3, 576), (1, 1, 5), (4, 7, 33), (0, 2, 8)):
+        x, gain = torch.randn(shape) * 3, torch.randn(shape[-1])
+        for given in (x, x.transpose(0, 1)):
+            a = given.double().numpy()
+            want = a / np.sqrt((a**2).mean(-1, keepdims=True) + 1e-5) * gain.double().numpy()
+            got = torch.ops.cna.rms_norm(given, gain, 1e-5)
+            np.testing.assert_allclose(got.numpy(), want, rtol=2e-6, atol=1e-6)
+    half = torch.randn(3, 8).bfloat16()
+    got = torch.ops.cna.rms_norm(half, torch.ones(8).bfloat16(), 1e-5)
+    assert got.dtype == torch.bfloat16
+
+
+def test_what_is_read_off_the_weights_stays(exports: Any) -> None:
+    """Contributions and readouts need the weights themselves: unpacked, they are what they were."""
+    fused, plain = cna.load(exports("llama")), cna.load(exports("llama"), fuse=False)
+    circuits = [
+        cna.discover(m, PROMPTS[:4], PROMPTS[4:], k=9, ranking="contribution", universal=None)
+        for m in (fused, plain)
+    ]
+    assert [(n.layer, n.index) for n in circuits[0]] == [(n.layer, n.index) for n in circuits[1]]
+    fused.core.to("meta")  # and a move takes them along
+    assert fused.core.dry_run(2, 3, 4) == [2, 1, 320]
