@@ -34,6 +34,23 @@ void Intervention::require_fits(const GridShape& shape, int64_t hidden, bool res
   }
 }
 
+std::vector<int64_t> Intervention::first_layers(int64_t layers) const {
+  std::vector<int64_t> out(static_cast<size_t>(arms_), layers);
+  for (const auto& [key, edits] : edits_) {
+    if (key.first == kLogits) continue;
+    const int64_t felt = key.second + (static_cast<Site>(key.first) == Site::residual ? 1 : 0);
+    for (const Edit& edit : edits) {
+      const auto acts = [&](const at::Tensor& t, double idle, int64_t arm) {
+        return t.defined() && t[arm].ne(idle).any().item<bool>();
+      };
+      for (int64_t arm = 0; arm < arms_; ++arm)
+        if (acts(edit.scale, 1.0, arm) || acts(edit.shift, 0.0, arm))
+          out[static_cast<size_t>(arm)] = std::min(out[static_cast<size_t>(arm)], felt);
+    }
+  }
+  return out;
+}
+
 std::vector<TapEdit> Intervention::bind(std::span<const int64_t> arm_of_row, int64_t layers,
                                         at::ScalarType dtype, c10::Device device) const {
   std::vector<TapEdit> out;

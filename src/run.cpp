@@ -75,6 +75,7 @@ Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
 
 Run::~Run() {
   host().taps().set_edits({});
+  host().taps().widen({}, 0);
   host().taps().set_places({});
   host().taps().record({});
   host().taps().follow({});
@@ -110,8 +111,9 @@ const Run::Steering& Run::bound(int64_t arm) {
   return place->second;
 }
 
-void Run::steer(std::span<const int64_t> rows) {
-  const std::vector<int64_t> arm = arms(rows);
+void Run::steer(std::span<const int64_t> rows) { steer_arms(arms(rows)); }
+
+void Run::steer_arms(const std::vector<int64_t>& arm) {
   // Rows of one arm share its edits; else each takes its own from all arms, on the device.
   if (std::all_of(arm.begin(), arm.end(), [&](int64_t a) { return a == arm[0]; }))
     steering_ = bound(arm[0]);
@@ -148,14 +150,19 @@ std::vector<Batch> Run::batches() const {
   return make_batches(prompts_, prefix_, limits, info().device);
 }
 
+int64_t Run::common_part() const {
+  int64_t out = common_prefix(prompts_);
+  // Tokens that are steered apart are not shared: they stand at another place in each prompt.
+  for (size_t i = 0; last_ > 0 && i < prompts_.size(); ++i)
+    out = std::clamp<int64_t>(end_of(static_cast<int64_t>(i)) - last_, 0, out);
+  return out;
+}
+
 void Run::compute_prefix() {
   const int64_t arms = options_.arm_of_prompt.empty() ? 1 : options_.intervention.arms();
   if (!options_.share_prefix || !info().has_cache() || !info().layouts.share_prefix) return;
   if (static_cast<int64_t>(prompts_.size()) <= arms || (arms > 1 && !info().layouts.batch)) return;
-  prefix_ = common_prefix(prompts_);
-  // Tokens that are steered apart are not shared: they stand at another place in each prompt.
-  for (size_t i = 0; last_ > 0 && i < prompts_.size(); ++i)
-    prefix_ = std::clamp<int64_t>(end_of(static_cast<int64_t>(i)) - last_, 0, prefix_);
+  prefix_ = common_part();
   if (prefix_ == 0) return;
   c10::InferenceMode guard;
   const auto longs = at::TensorOptions(at::kLong).device(info().device);

@@ -27,11 +27,15 @@ class Run {
   [[nodiscard]] const ModelInfo& info() const { return model_.info(); }
   [[nodiscard]] std::span<const TokenIds> prompts() const { return prompts_; }
   [[nodiscard]] int64_t prefix() const { return prefix_; }
+  /// Tokens that all prompts begin with and no edit treats apart.
+  [[nodiscard]] int64_t common_part() const;
   [[nodiscard]] std::vector<Batch> batches() const;
   [[nodiscard]] std::vector<int64_t> arms(std::span<const int64_t> rows) const;
 
   /// Edits for a batch whose rows are these prompts; stays until the next call.
   void steer(std::span<const int64_t> rows);
+  /// Likewise, by the arm of each row.
+  void steer_arms(const std::vector<int64_t>& arms);
   /// Of the batch's rows, only these go on, in this order: [rows], int64, on the model's device.
   void keep_rows(const at::Tensor& rows);
   /// Key and value buffers [rows, heads, capacity, dim] with the prefix filled in.

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
+#include <optional>
 
 #include "cna/error.hpp"
+#include "fan.hpp"
 #include "finite.hpp"
 #include "run.hpp"
 #include "step_error.hpp"
@@ -50,6 +53,20 @@ struct Scored {
   at::Tensor counted;  ///< [rows, longest], false before the continuation
 };
 
+/// The job as sequences that share their lower layers; none where it is no such job, or the host
+/// cannot.
+std::optional<SharedRows> fanned(const char* function, Model& model,
+                                 std::span<const TokenIds> sequences, std::span<const int64_t> ends,
+                                 const RunOptions& options) {
+  // An accelerator waits for launches more than for products: fewer and larger batches win there.
+  if (options.batch_rows < 2 || sequences.empty() || !model.info().device.is_cpu())
+    return std::nullopt;
+  auto out = shared_rows(sequences, ends, options, model.shape().layers);
+  if (!out) return std::nullopt;
+  const Model::Turn turn = model.take_turn(function);
+  return model.host().widens() ? out : std::nullopt;
+}
+
 /// Calls sink(scored) -> float64 [rows, numbers] for each batch, and sets out[row] to a row's
 /// numbers; one read from the device a batch.
 /// @param ends     tokens of each sequence that are its prompt
@@ -59,11 +76,10 @@ void score(const char* function, Model& model, std::span<const TokenIds> sequenc
            std::span<const int64_t> ends, const RunOptions& options, const Name& name_of,
            const Sink& sink, const at::Tensor& out) try {
   c10::InferenceMode guard;
-  Run run(function, model, sequences, options, 0, ends);
   int64_t done = 0;
-  for (const Batch& batch : run.batches()) {
-    run.report(done, static_cast<int64_t>(sequences.size()));
-    run.steer(batch.rows);
+  const auto all = static_cast<int64_t>(sequences.size());
+  const auto take = [&](Run& run, const Batch& batch, const auto& logits_at) {
+    run.report(std::min(done, all), all);
     std::vector<int64_t> lengths;
     for (const int64_t row : batch.rows)
       lengths.push_back(static_cast<int64_t>(sequences[static_cast<size_t>(row)].size()) -
@@ -77,8 +93,7 @@ void score(const char* function, Model& model, std::span<const TokenIds> sequenc
           "to false",
           function);
     const at::Tensor keep = at::arange(fresh - 1 - longest, fresh - 1, batch.ids.options());
-    const Step step = run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), keep);
-    const at::Tensor logits = run.logits(step).to(at::kFloat);
+    const at::Tensor logits = logits_at(keep).to(at::kFloat);
     const at::Tensor place = at::arange(longest, at::kLong);
     const at::Tensor counted =
         place.ge(longest - at::tensor(lengths, at::kLong).unsqueeze(1)).to(logits.device());
@@ -98,8 +113,24 @@ void score(const char* function, Model& model, std::span<const TokenIds> sequenc
       out.select(0, batch.rows[r]).copy_(row.narrow(0, 0, row.size(0) - 1));
     }
     done += static_cast<int64_t>(batch.rows.size());
+  };
+  if (auto shared = fanned(function, model, sequences, ends, options)) {
+    RunOptions apart = options;
+    apart.share_prefix = false;
+    Run run(function, model, sequences, apart, 0, ends);
+    const int64_t prefix = options.share_prefix ? run.common_part() : 0;
+    Fan(run, options, ends, *std::move(shared), prefix)
+        .each([&](const Batch& batch, const auto& logits) { take(run, batch, logits); });
+  } else {
+    Run run(function, model, sequences, options, 0, ends);
+    for (const Batch& batch : run.batches()) {
+      run.steer(batch.rows);
+      take(run, batch, [&](const at::Tensor& keep) {
+        return run.logits(run.first_step(batch, run.cache(batch.rows, batch.mask.size(1)), keep));
+      });
+    }
   }
-  run.report(done, static_cast<int64_t>(sequences.size()));
+  if (options.progress) options.progress(all, all);
 } catch (const std::exception& error) {
   rethrow(function, error);
 }
@@ -174,7 +205,7 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
   if (options.batch_tokens >= 0) run.batch_tokens = std::numeric_limits<int64_t>::max();
   run.share_prefix = options.share_prefix && prefix_is_safe(prompts, joined);
   const at::Tensor out = at::zeros({n * arms, 2}, at::kDouble);
-  at::Tensor reference;
+  std::map<int64_t, at::Tensor> reference;  // by prompt
   score(
       "divergence", model, sequences, ends, run, [&](int64_t row) { return row / arms; },
       [&](const Scored& s) {
@@ -184,10 +215,15 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
           const int64_t length = static_cast<int64_t>(sequences[i].size()) - ends[i];
           const at::Tensor mine = s.log_p.select(0, static_cast<int64_t>(r))
                                       .narrow(0, s.log_p.size(1) - length, length);
-          if (s.batch.rows[r] % arms == 0) reference = mine;
-          kl.push_back(kl_of(reference, mine));
+          const int64_t prompt = s.batch.rows[r] / arms;
+          if (s.batch.rows[r] % arms == 0) reference[prompt] = mine;
+          kl.push_back(kl_of(reference.at(prompt), mine));
         }
-        reference = reference.clone();  // this batch's other logits go
+        // The last prompt's arms may go on in the next batch; this batch's other logits go.
+        const int64_t last = s.batch.rows.back() / arms;
+        const at::Tensor kept = reference.at(last).clone();
+        reference.clear();
+        reference[last] = kept;
         return at::stack({at::stack(kl), likelihood(s)}, 1);
       },
       out);

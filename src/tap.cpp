@@ -75,6 +75,10 @@ bool Taps::watches(int64_t slot) const {
          (s < edits_.size() && !edits_[s].empty());
 }
 
+void Taps::widen(std::map<int64_t, int64_t> copies, int64_t rows) {
+  joining_ = std::move(copies), joined_rows_ = rows;
+}
+
 void Taps::set_places(at::Tensor from_end) {
   places_ = std::move(from_end);
   chosen_.clear();
@@ -84,7 +88,8 @@ at::Tensor Taps::edited(const at::Tensor& x, TapEdit& edit, const TapShard* shar
   // A model spread over devices: the edit follows the layer, once.
   const auto here = [&](at::Tensor& t) {
     if (t.device() != x.device()) t = t.to(x.device());
-    return shard ? t.narrow(-1, shard->first, x.size(-1)) : t;
+    const at::Tensor rows = t.size(0) > x.size(0) ? t.narrow(0, 0, x.size(0)) : t;
+    return shard ? rows.narrow(-1, shard->first, x.size(-1)) : rows;
   };
   at::Tensor y = x;
   // The product is rounded once, as `a *= m` is: low precision meets a float32 scale.
@@ -129,6 +134,8 @@ at::Tensor Taps::apply(const at::Tensor& x, int64_t slot, const TapShard* shard)
     throw;
   }
   at::Tensor y = shaped;
+  if (const auto join = joining_.find(slot); join != joining_.end())
+    y = at::cat({y, y.narrow(0, 0, joined_rows_).repeat({join->second, 1, 1})});
   const auto s = static_cast<size_t>(slot);
   if (s < edits_.size()) {
     for (TapEdit& edit : edits_[s]) y = edited(y, edit, shard);

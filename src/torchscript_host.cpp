@@ -2,6 +2,7 @@
 #include <torch/csrc/jit/runtime/interpreter.h>
 #include <torch/script.h>
 
+#include <optional>
 #include <tuple>
 #include <unordered_map>
 
@@ -52,6 +53,10 @@ class TorchScriptHost final : public Host {
     return {head, gain, attribute(module_, "cna_final_centred").numel() > 0};
   }
   [[nodiscard]] Taps& taps() override { return *handle_->taps; }
+  [[nodiscard]] bool widens() override {
+    if (!widens_) widens_ = exported_ && widening_works(*this);
+    return *widens_;
+  }
 
   at::Tensor logits(const Step& step) override {
     c10::IValue result = run(forward_, step);
@@ -149,6 +154,7 @@ class TorchScriptHost final : public Host {
   c10::intrusive_ptr<TapsHandle> handle_;
   jit::Code forward_, record_;
   std::string unembedding_;
+  std::optional<bool> widens_;
 };
 
 jit::Module load_archive(const std::filesystem::path& file) {

@@ -67,8 +67,9 @@ std::unique_ptr<Host> live_host(
       return Readout{unembedding, gain, centred};
     };
   }
+  // Modules in Python may be wrapped, or spread over processes: their rows stay as they are.
   return std::make_unique<LiveHost>(info_from(info), std::move(run), std::move(to),
-                                    std::move(known));
+                                    std::move(known), /*may_widen=*/false);
 }
 
 }  // namespace
@@ -146,6 +147,14 @@ py::class_<Model> bind_host(py::module_& m) {
           },
           py::arg("rows"), py::arg("fresh"), py::arg("past"),
           "Shape of the logits of one step of zeros; on 'meta' it finds leftover device constants.")
+      .def_property_readonly(
+          "widens",
+          [](Model& s) {
+            py::gil_scoped_release release;
+            const Model::Turn turn = s.take_turn("widens");
+            return s.host().widens();
+          },
+          "Whether arms share the layers below their first edit; finding out may run a step.")
       .def_property_readonly("id", [](const Model& s) { return s.info().id; })
       .def_property_readonly("weights_hash", [](const Model& s) { return s.info().weights_hash; })
       .def_property_readonly(

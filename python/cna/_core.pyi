@@ -442,6 +442,11 @@ class Model:
     def weights_hash(self) -> str:
         ...
     @property
+    def widens(self) -> bool:
+        """
+        Whether arms share the layers below their first edit; finding out may run a step.
+        """
+    @property
     def widths(self) -> list[int]:
         """
         Neurons of each layer, [n_layers]; 0 for a block without an MLP

@@ -367,6 +367,43 @@ TEST_CASE("divergence: equals the reference, with more arms than rows in a batch
   }
 }
 
+TEST_CASE("divergence: arms that join behind the first layer compute what they do alone") {
+  // By the layer that first has rows of them: 0, 1 (by a neuron, by the stream), none; not in
+  // order.
+  const Circuit late({LiveModel::kLayers, LiveModel::kWidth}, {{1, 7, -3.0}, {1, 0, 0.5}});
+  const std::vector<Intervention> arms = {
+      Intervention(1),
+      Intervention::bias_logits(at::linspace(-2, 2, LiveModel::kVocab, at::kDouble),
+                                std::vector{1.0}),
+      Intervention::scale(late, std::vector{-2.0}),
+      Intervention::scale(kCircuit, std::vector{0.0}),
+      Intervention::add(Site::residual, 0, vector(), std::vector{2.0}),
+      Intervention::add(Site::residual, 1, vector(), std::vector{-1.0}),
+      Intervention::scale(late, std::vector{3.0}).from_last(1)};
+  RunOptions run;
+  run.intervention = Intervention::concat(arms);
+  CHECK(run.intervention.first_layers(2) == std::vector<int64_t>{2, 2, 1, 0, 1, 2, 1});
+  Model model = weights().host();
+  {
+    const Model::Turn turn = model.take_turn("test");
+    REQUIRE(model.host().widens());
+  }
+  for (const auto& prompts : both()) {
+    for (const int64_t rows : {2, 5, 64}) {
+      run.batch_rows = rows;
+      const Divergence all = divergence(model, prompts, kContinuations, run);
+      for (size_t arm = 1; arm < arms.size(); ++arm) {
+        RunOptions alone;
+        alone.batch_rows = 1;  // one row a batch: nothing is shared
+        alone.intervention = Intervention::concat({arms[0], arms[arm]});
+        const Divergence one = divergence(model, prompts, kContinuations, alone);
+        CHECK(close(all.kl[static_cast<int64_t>(arm)], one.kl[1]));
+        CHECK(close(all.log_likelihood[static_cast<int64_t>(arm)], one.log_likelihood[1]));
+      }
+    }
+  }
+}
+
 TEST_CASE("record: equals the reference at all three sites, steered or not") {
   Model model = weights().host();
   for (const auto& arms : {std::vector<Arm>{{1.0, 0.0}}, kArms}) {

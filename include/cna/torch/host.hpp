@@ -39,9 +39,16 @@ class CNA_API Host {
   /// @throws as above.
   [[nodiscard]] virtual Readout readout();
 
+  /// Whether rows may join a pass on its way (`Taps::widen`), so that arms share their lower
+  /// layers; finding out may run a step.
+  [[nodiscard]] virtual bool widens() { return false; }
+
   [[nodiscard]] const ModelInfo& info() const { return info_; }
 
  protected:
+  /// What a short pass says that is widened in the middle, beside a plain one.
+  [[nodiscard]] static bool widening_works(Host& host);
+
   ModelInfo info_;
 };
 

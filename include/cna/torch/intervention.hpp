@@ -70,6 +70,9 @@ class CNA_API Intervention {
   [[nodiscard]] bool is_identity() const { return edits_.empty(); }
   /// Tokens at the end of a prompt that some edit treats apart from earlier ones; 0: none does.
   [[nodiscard]] int64_t last() const;
+  /// Of each arm, the first of `layers` layers that computes something else than without it: an
+  /// edit of the residual stream is felt by the layer behind it. `layers` where no tap is edited.
+  [[nodiscard]] std::vector<int64_t> first_layers(int64_t layers) const;
   /// 16 hexadecimal digits of SHA-256 over all edits, by which an arm is known again. The order in
   /// which they were put together does not count, their numbers do to the last bit.
   [[nodiscard]] std::string digest() const;

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "cna/torch/host.hpp"
@@ -24,11 +25,15 @@ class LiveHost final : public Host {
  public:
   using Forward = std::function<at::Tensor(const Step&, Taps&)>;  ///< logits [rows, k, vocab]
   using Move = std::function<void(c10::Device)>;
-  LiveHost(ModelInfo info, Forward forward, Move move, LiveWeights weights = {})
+  /// @param may_widen  whether rows may join a pass on its way (found out where it is asked for);
+  ///                   false for one that several processes run together.
+  LiveHost(ModelInfo info, Forward forward, Move move, LiveWeights weights = {},
+           bool may_widen = true)
       : taps_(std::make_shared<Taps>(info.shape.layers)),
         forward_(std::move(forward)),
         move_(std::move(move)),
-        weights_(std::move(weights)) {
+        weights_(std::move(weights)),
+        may_widen_(may_widen) {
     info_ = std::move(info);
     info_.device = with_index(info_.device);
     for (c10::Device& device : info_.cache_devices) device = with_index(device);
@@ -47,6 +52,10 @@ class LiveHost final : public Host {
     info_.cache_devices.clear();
   }
   [[nodiscard]] Taps& taps() override { return *taps_; }
+  [[nodiscard]] bool widens() override {
+    if (!widens_) widens_ = may_widen_ && widening_works(*this);
+    return *widens_;
+  }
   [[nodiscard]] Write write(int64_t layer) override {
     return weights_.write ? weights_.write(layer) : Host::write(layer);
   }
@@ -80,6 +89,8 @@ class LiveHost final : public Host {
   Forward forward_;
   Move move_;
   LiveWeights weights_;
+  bool may_widen_;
+  std::optional<bool> widens_;
 };
 
 }  // namespace cna

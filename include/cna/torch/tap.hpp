@@ -90,6 +90,11 @@ class CNA_API Taps : public std::enable_shared_from_this<Taps> {
   /// the one before, 0 and less the answer. Undefined: all behind the prompt.
   void set_places(at::Tensor from_end);
 
+  /// In the next passes, at these residual taps so many copies of the first `rows` rows join the
+  /// others, before the tap's edits; {slot: copies}. Edits are of all rows: of those that are
+  /// there, the first count. None: rows stay as they are.
+  void widen(std::map<int64_t, int64_t> copies, int64_t rows);
+
   /// Called at every tap; throws to stop the pass (for example on Ctrl-C).
   std::function<void()> poll;
   /// The exception that stopped a pass: the interpreter in between would lose its type.
@@ -106,6 +111,8 @@ class CNA_API Taps : public std::enable_shared_from_this<Taps> {
   };
   std::map<int64_t, Followed> followed_;  // by layer
   at::Tensor places_;
+  std::map<int64_t, int64_t> joining_;  // copies by slot
+  int64_t joined_rows_ = 0;
   std::map<int64_t, at::Tensor> chosen_;  // by `last`, bool [rows, new, 1]
 
   void keep(Followed& what, const at::Tensor& x, const TapShard* shard) const;

@@ -1,0 +1,100 @@
+"""Arms share the layers below their first edit where texts are given; their numbers stay their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cna
+import pytest
+import torch
+from conftest import FAMILIES, PROMPTS, layers_of, make_hf, make_tokenizer, random_ids
+from families import build
+from torch.profiler import ProfilerActivity, profile
+
+ANSWERS = random_ids([4, 4, 2, 7, 1], seed=3)
+
+
+def arms_of(model: cna.Model, hidden: int) -> list[cna.Intervention]:
+    """Arms that first act in different layers, in no order; the first does nothing."""
+    found = cna.discover(model, PROMPTS[:4], PROMPTS[4:], k=24, universal=None)
+    last = model.n_layers - 1
+    vector = torch.linspace(-1, 1, hidden)
+    add = cna.Intervention.add
+    parts = [cna.Intervention(1), add("residual", last, vector, [1.5])]
+    for layer in range(last, -1, -1):
+        here = found.in_layers((layer, layer))
+        if len(here):
+            parts.append(cna.Intervention.scale(here, [-1.0]))
+    parts += [add("mlp_output", 1, vector, [-2.0]), add("residual", 0, vector, [0.5])]
+    return parts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_arm_is_what_it_is_alone(family: str, exports: Any) -> None:
+    model = cna.load(exports(family))
+    assert model.core.widens
+    parts = arms_of(model, make_hf(family).config.hidden_size)
+    chat, short = model.tokenize(PROMPTS)[: len(ANSWERS)], random_ids([3, 9, 9, 12, 1], seed=4)
+    for prompts in (chat, short):
+        together = cna.Intervention.concat(parts)
+        for rows in (3, 64):
+            kl, sums = model.core.divergence(
+                prompts, ANSWERS, intervention=together, batch_rows=rows
+            )
+            n = len(parts)
+            again = model.core.log_likelihood(
+                [p for p in prompts for _ in parts],
+                [a for a in ANSWERS for _ in parts],
+                intervention=together,
+                arms=list(range(n)) * len(prompts),
+                batch_rows=rows,
+            )
+            torch.testing.assert_close(again.view(-1, n).T, sums, rtol=1e-4, atol=1e-4)
+            for i, arm in enumerate(parts):
+                pair = cna.Intervention.concat([parts[0], arm])
+                alone, likely = model.core.divergence(
+                    prompts, ANSWERS, intervention=pair, batch_rows=1, share_prefix=False
+                )
+                torch.testing.assert_close(kl[i], alone[1], rtol=1e-3, atol=1e-6)
+                torch.testing.assert_close(sums[i], likely[1], rtol=1e-4, atol=1e-4)
+
+
+def rows_of_products(model: cna.Model, arms: list[cna.Intervention]) -> list[int]:
+    """Rows that each product of a pass over one text took, in their order."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        model.core.divergence(
+            random_ids([9]), ANSWERS[:1], intervention=cna.Intervention.concat(arms), batch_rows=64
+        )
+    events = [e for e in seen.events() if e.name == "cna::packed_linear"]
+    return [e.input_shapes[0][0] for e in sorted(events, key=lambda e: e.time_range.start)]
+
+
+def test_layers_below_the_first_edit_run_once(exports: Any) -> None:
+    model, hf = cna.load(exports("llama")), make_hf("llama")
+    assert model.core.widens
+    vector, add = torch.ones(hf.config.hidden_size), cna.Intervention.add
+    plain, late = cna.Intervention(1), add("mlp_output", 2, vector, [1.0])
+    rows = rows_of_products(model, [plain, late, add("residual", 2, vector, [1.0])])
+    layers = hf.config.num_hidden_layers
+    assert layers == layers_of("llama", "torchscript") == 4 and len(rows) == 7 * layers + 1
+    assert rows == [1] * 14 + [2] * 7 + [3] * 8  # an edit of the stream is felt one layer later
+    around = cna.Intervention.concat([late, late])  # no arm is the unsteered model
+    assert set(rows_of_products(model, [late, around])) == {3}
+
+
+def test_a_host_whose_rows_cannot_join_goes_on_without(tmp_path: Path) -> None:
+    """OPT's rows are flat in its MLPs: the tap there counts on the rows that the step began with."""
+    hf, _ = build("opt")
+    model = cna.load(cna.export(hf, make_tokenizer(), tmp_path / "opt"))
+    assert not model.core.widens
+    parts = [
+        cna.Intervention(1),
+        cna.Intervention.add("mlp_output", 2, torch.linspace(-1, 1, 32), [1.0]),
+    ]
+    prompts = random_ids([5, 5], seed=4)
+    both = cna.Intervention.concat(parts)
+    kl, _ = model.core.divergence(prompts, ANSWERS[:2], intervention=both, batch_rows=64)
+    alone, _ = model.core.divergence(prompts, ANSWERS[:2], intervention=both, batch_rows=1)
+    torch.testing.assert_close(kl, alone, rtol=1e-3, atol=1e-6)
+    assert kl[1].min() > 1e-4
