@@ -22,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help test nightly companions models venv build headers demo demo-check docs lint format cpp-tests python-tests \
   python-nightly python-threads newest oldest other-libraries sanitize fuzz fuzz-circuit fuzz-gguf fuzz-nightly \
-  bench stubs clean
+  bench stubs notebooks clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -152,6 +152,10 @@ fuzz-circuit fuzz-gguf: fuzz-%:
 
 fuzz-nightly:
 	$(MAKE) fuzz SECONDS=600
+
+# make notebooks: runs the examples at full size and keeps their outputs (some minutes)
+notebooks: $(VENV)/.installed
+	$(BIN)/python scripts/notebooks.py
 
 # make stubs: the types of what C++ binds
 stubs: $(VENV)/.installed

@@ -20,7 +20,9 @@ def added() -> str:
         static = isinstance(method, staticmethod)
         lines += ["    @staticmethod"] if static else []
         own = "" if static else "self, "
-        lines.append(f"    def {name}({own}*args: typing.Any, **kwargs: typing.Any) -> typing.Any: ...")
+        lines.append(
+            f"    def {name}({own}*args: typing.Any, **kwargs: typing.Any) -> typing.Any: ..."
+        )
     return ADDED.format(methods="\n".join(lines))
 
 

@@ -25,8 +25,14 @@ def options(parser: argparse.ArgumentParser) -> None:
     text = "Remove exports; they are made again when they are needed."
     clear = actions.add_parser("clear", help=text, description=text)
     clear.add_argument("name", nargs="*", help="of a model or a folder in the list (default: all)")
-    clear.add_argument("--older-than", type=float, metavar="DAYS", help="only those made before")
-    clear.add_argument("--outdated", action="store_true", help="only those that are not current")
+    clear.add_argument(
+        "--older-than", type=float, metavar="DAYS", help="only exports that were made before"
+    )
+    clear.add_argument(
+        "--outdated",
+        action="store_true",
+        help="only exports of other versions or of a checkpoint that has changed since",
+    )
     clear.add_argument("--yes", action="store_true", help="remove them; else they are only listed")
     for one in (listing, clear):
         one.add_argument("--cache-dir", help="folder (default: $CNA_CACHE or ~/.cache/cna)")

@@ -25,9 +25,21 @@ HELP = """  /m 0.5           steer at this strength (0 ablates, 1 is the model i
 def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
     steering_options(parser)
-    parser.add_argument("--max-new-tokens", type=int, default=200, help="of each answer")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=200, help="tokens that an answer may have at most"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="of drawing tokens: 0 takes the likeliest, 1 the model's own odds, more is wilder",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the random draws where --temperature is above 0: the same seed gives the same answers",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

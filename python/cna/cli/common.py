@@ -35,7 +35,12 @@ def model_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the checkpoint as it is, nothing exported (mixtures of experts, unusual models)",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="prompts per batch")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=64,
+        help="prompts in one forward pass: more is faster until memory runs out",
+    )
 
 
 def place_options(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,9 @@ TEXT = "Overlap of two circuits."
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", help="circuit.json")
+    parser.add_argument("a", help="file of a circuit, from cna discover, sweep or tune")
     parser.add_argument("b", help="another one, of a model of the same shape")
-    parser.add_argument("--plot", help="PNG file to write")
+    parser.add_argument("--plot", help="file to write the overlap of both circuits to, as PNG")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "-f",
         default="hf",
         choices=["hf", "peft", "gguf-lora", "gguf", "control-vector", "authors-json"],
-        help="hf is a folded checkpoint",
+        help="hf is a checkpoint with the circuit in its weights, the others are files for servers",
     )
     parser.add_argument(
         "--source", "-s", default="smollm2", help="the model: folder, id or GGUF file"
@@ -31,16 +31,20 @@ def options(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="0 ablates, 1 is the model (default: the folder's own, else 0)",
     )
-    parser.add_argument("--out", "-o", required=True, help="file or folder to write")
+    parser.add_argument("--out", "-o", required=True, help="file or folder to write, by the format")
     parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
     parser.add_argument(
         "--layers", type=integers, help="of a control vector, e.g. 15,20; default: all"
     )
     parser.add_argument(
-        "--architecture", default="llama", help="llama.cpp's name, for a control vector"
+        "--architecture",
+        default="llama",
+        help="llama.cpp's name of the architecture, which a control vector must carry",
     )
     opening_options(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a file or folder that is there already"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

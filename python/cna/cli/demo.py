@@ -53,14 +53,18 @@ PARTS = (
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="demo-out", help="folder of the results")
+    parser.add_argument(
+        "--out", default="demo-out", help="folder to write both behaviours' runs to"
+    )
     parser.add_argument(
         "--model", default="smollm2", help="smollm2, a Hugging Face id or folder, or an export"
     )
     parser.add_argument(
         "--prompts", type=int, default=None, help="evaluation prompts (default: 64 and 32)"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=40, help="of each answer")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=40, help="tokens that an answer may have at most"
+    )
     opening_options(parser)
 
 

@@ -24,9 +24,17 @@ def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
     task_option(parser)
     parser.add_argument("--positive", help="prompts with the behaviour: .txt, .csv or .jsonl")
-    parser.add_argument("--negative", help="prompts without it")
+    parser.add_argument(
+        "--negative",
+        help="prompts without the behaviour, as many and as alike as can be: .txt, .csv or .jsonl",
+    )
     parser.add_argument("--out", "-o", default="circuit.json", help="file to write")
-    parser.add_argument("--fraction", type=float, default=0.001, help="of all neurons")
+    parser.add_argument(
+        "--fraction",
+        type=float,
+        default=0.001,
+        help="share of all the model's neurons that the circuit has",
+    )
     parser.add_argument(
         "--k", type=int, default=None, help="number of neurons instead of a fraction"
     )
@@ -48,8 +56,16 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="neurons that add to the behaviour, or both signs (default: as the ranking does)",
     )
     parser.add_argument("--layers", type=integers, help="first and last layer, e.g. 10,29")
-    parser.add_argument("--direction-layer", type=int, help="of the ranking by direction")
-    parser.add_argument("--raw", action="store_true", help="no chat template")
+    parser.add_argument(
+        "--direction-layer",
+        type=int,
+        help="layer whose difference of means the ranking 'direction' projects on",
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="feed prompts as raw text, without the model's chat template",
+    )
     parser.add_argument(
         "--resume", help="folder that keeps what is finished; a stopped run goes on"
     )

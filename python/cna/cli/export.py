@@ -21,9 +21,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--format",
         default="torchscript",
         choices=["torchscript", "aoti"],
-        help="aoti is compiled for this machine",
+        help="torchscript runs anywhere; aoti is compiled for this machine, which takes minutes",
     )
-    parser.add_argument("--id", default=None, help="name for provenance")
+    parser.add_argument(
+        "--id", default=None, help="name of the model in circuits that are found with the export"
+    )
     parser.add_argument("--pattern", default="", help="module path of the down projection (regex)")
 
 

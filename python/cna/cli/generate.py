@@ -14,17 +14,44 @@ TEXT = "Answer prompts, steered by a circuit if one is given."
 
 def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
-    parser.add_argument("prompt", nargs="*", help="prompts")
+    parser.add_argument(
+        "prompt",
+        nargs="*",
+        help="prompts to answer, each in quotes",
+    )
     parser.add_argument("--prompts", help="file of prompts, or a built-in task")
     steering_options(parser)
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="of each answer")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument(
-        "--top-p", type=float, default=1.0, help="share of probability to draw from"
+        "--max-new-tokens", type=int, default=64, help="tokens that an answer may have at most"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
-    parser.add_argument("--raw", action="store_true", help="no chat template")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="of drawing tokens: 0 takes the likeliest, 1 the model's own odds, more is wilder",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="draw only from the likeliest tokens that have this share of probability together",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the random draws where --temperature is above 0: the same seed gives the same answers",
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="feed prompts as raw text, without the model's chat template",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object a line, with prompt, answer and strength",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

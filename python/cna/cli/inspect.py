@@ -16,9 +16,13 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("circuit", help="circuit.json, or the run folder of a sweep or a tune")
     task_option(parser)
     parser.add_argument("--texts", help="file of texts, one a line (default: the bundled ones)")
-    parser.add_argument("--tokens", type=int, default=5, help="of each list on a card")
-    parser.add_argument("--top", type=int, default=10, help="cards that are printed")
-    parser.add_argument("--out", "-o", help="folder for neurons.html and neurons.csv")
+    parser.add_argument(
+        "--tokens", type=int, default=5, help="how many tokens each list on a card has"
+    )
+    parser.add_argument(
+        "--top", type=int, default=10, help="how many neurons' cards are printed; all are written"
+    )
+    parser.add_argument("--out", "-o", help="folder to write neurons.html and neurons.csv to")
 
 
 def run(args: argparse.Namespace) -> int:

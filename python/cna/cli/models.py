@@ -11,7 +11,9 @@ STATES = ("exact", "refused", "not built")
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("type", nargs="*", help="model types, as in config.json (default: all)")
     parser.add_argument("--live", choices=STATES, help="only those that are so on the live host")
-    parser.add_argument("--export", choices=STATES[:2], help="only those that are so exported")
+    parser.add_argument(
+        "--export", choices=STATES[:2], help="only types with this status of the export"
+    )
     parser.add_argument("--notes", action="store_true", help="with what each host says of it")
 
 

@@ -31,8 +31,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fraction", type=float, default=0.001, help="of all neurons, in the circuits that steer"
     )
-    parser.add_argument("--jbb", default=None, help="your CSV in the JailbreakBench layout")
-    parser.add_argument("--benign", default=None, help="your benign prompts, as many")
+    parser.add_argument(
+        "--jbb",
+        default=None,
+        help="your copy of requests to refuse: a CSV file in the JailbreakBench layout, or one a line",
+    )
+    parser.add_argument(
+        "--benign",
+        default=None,
+        help="your harmless prompts, about as many as in --jbb, half of them for discovery",
+    )
     parser.add_argument(
         "--discovery",
         default=None,
@@ -43,7 +51,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="your folder of MMLU's *_test.csv, or one such file: 1000 questions",
     )
-    parser.add_argument("--quick", action="store_true", help="few prompts")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="12 prompts, short answers and fewer settings, to see that it runs",
+    )
     parser.add_argument("--out", "-o", default="runs/reproduce", help="folder to write")
 
 

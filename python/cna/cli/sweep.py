@@ -26,17 +26,34 @@ def options(parser: argparse.ArgumentParser) -> None:
         default="random,caa,contribution",
         help="names with commas, '' for none; docs/evaluation.md has all",
     )
-    parser.add_argument("--coefficients", type=numbers, default=[-1.0, -0.5, -0.25], help="of CAA")
     parser.add_argument(
-        "--biases", type=numbers, default=[-1.0, -0.5, -0.25], help="of the logit bias"
+        "--coefficients",
+        type=numbers,
+        default=[-1.0, -0.5, -0.25],
+        help="strengths of the CAA baselines, in vectors; negative ones remove the behaviour",
     )
-    parser.add_argument("--draws", type=int, default=20, help="of random neurons")
+    parser.add_argument(
+        "--biases",
+        type=numbers,
+        default=[-1.0, -0.5, -0.25],
+        help="strengths of the baseline logit-bias, multiples of the tokens' log odds, such as -1,-0.5",
+    )
+    parser.add_argument(
+        "--draws", type=int, default=20, help="how many draws of random neurons the controls have"
+    )
     parser.add_argument("--instruction", help="of the baseline prompt (default: the task's own)")
-    parser.add_argument("--max-new-tokens", type=int, default=40, help="of each answer")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=40, help="tokens that an answer may have at most"
+    )
     parser.add_argument(
         "--max-thought-tokens", type=int, help="of a thinking model's thoughts before it, apart"
     )
-    parser.add_argument("--max-prompts", type=int, default=None, help="of each set (default: all)")
+    parser.add_argument(
+        "--max-prompts",
+        type=int,
+        default=None,
+        help="evaluation and benign prompts that are answered, each (default: all)",
+    )
     parser.add_argument("--mmlu", help="folder or CSV in the MMLU layout")
     parser.add_argument(
         "--quiz-questions", type=int, default=60, help="drawn evenly over subjects; 0: no quiz"
@@ -46,8 +63,14 @@ def options(parser: argparse.ArgumentParser) -> None:
         choices=["letter", "text"],
         help="rank A to D, or the choices' text (default: letter with --mmlu, else text)",
     )
-    parser.add_argument("--quiz-seed", type=int, default=0, help="of the draw of questions")
-    parser.add_argument("--allow-leak", action="store_true", help="accept shared prompts")
+    parser.add_argument(
+        "--quiz-seed", type=int, default=0, help="of the draw of questions from the quiz"
+    )
+    parser.add_argument(
+        "--allow-leak",
+        action="store_true",
+        help="accept prompts that discovery and evaluation share; the rate then flatters",
+    )
     parser.add_argument(
         "--out", "-o", default="runs/sweep", help="run folder; a stopped run goes on"
     )

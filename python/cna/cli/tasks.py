@@ -9,7 +9,9 @@ TEXT = "List the built-in tasks, or show what one of them or a file of yours hol
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", nargs="*", help="names or paths (default: all built-in ones)")
-    parser.add_argument("--prompts", type=int, default=0, help="prompts shown of each set")
+    parser.add_argument(
+        "--prompts", type=int, default=0, help="how many prompts of each set are shown"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

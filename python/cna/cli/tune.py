@@ -15,11 +15,23 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-kl", type=float, default=0.05, help="bound on the benign KL, nats per token"
     )
-    parser.add_argument("--seconds", type=float, default=600.0, help="of the whole search")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=600.0,
+        help="seconds after which the search stops with the best so far",
+    )
     parser.add_argument("--steps", type=int, help="at most so many batches of candidates")
-    parser.add_argument("--per-step", type=int, default=8, help="candidates in one batch")
+    parser.add_argument(
+        "--per-step",
+        type=int,
+        default=8,
+        help="candidates that are measured together in one step of the search",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the proposals")
-    parser.add_argument("--max-new-tokens", type=int, default=40, help="of each answer")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=40, help="tokens that an answer may have at most"
+    )
     parser.add_argument(
         "--out", "-o", default="runs/tune", help="run folder; a stopped search goes on"
     )

@@ -11,7 +11,7 @@ TEXT = "Check that a circuit was found on this model: weights, chat template, te
 
 def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
-    parser.add_argument("circuit", help="circuit.json")
+    parser.add_argument("circuit", help="file of a circuit, from cna discover, sweep or tune")
     parser.add_argument(
         "--write", action="store_true", help="write the model's fingerprint into the circuit's file"
     )

@@ -9,6 +9,7 @@ from ..circuits.fingerprint import verify, with_fingerprint
 from ..circuits.frames import to_frame
 from ..hosts.steered import to_hooks
 from ..show.token_view import view
+from ..show.widget import widget
 from .hub import card, from_hub, push_to_hub
 
 METHODS = {
@@ -21,6 +22,7 @@ METHODS = {
     "to_hooks": to_hooks,
     "verify": verify,
     "view": view,
+    "widget": widget,
     "with_fingerprint": with_fingerprint,
 }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import warnings
 from pathlib import Path
 from typing import Any
 
 import cna
+import pandas as pd
 import pytest
 
 for _name in ("nbformat", "nbclient", "ipykernel"):
@@ -30,6 +32,54 @@ RUNS += [pytest.param(p, False, id=p.stem, marks=pytest.mark.nightly) for p in N
 
 def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shown(cell: Any) -> list[Any]:
+    """A cell's outputs but what goes to stderr, such as notes of a first export."""
+    return [o for o in cell.outputs if getattr(o, "name", "stdout") != "stderr"]
+
+
+def kinds(cell: Any) -> list[Any]:
+    """What a cell shows: text, pictures, and tables by their columns."""
+    out: list[Any] = []
+    for output in shown(cell):
+        data = getattr(output, "data", {})
+        columns = [list(map(str, table.columns)) for table in tables_of(output)]
+        out.append(("text" if output.output_type == "stream" else sorted(data), columns))
+    return out
+
+
+def tables_of(output: Any) -> list[pd.DataFrame]:
+    html = getattr(output, "data", {}).get("text/html", "")
+    return pd.read_html(io.StringIO(html)) if "<table" in html else []
+
+
+def tables(cell: Any) -> list[pd.DataFrame]:
+    return [table for output in shown(cell) for table in tables_of(output)]
+
+
+def assert_alike(got: pd.DataFrame, kept: pd.DataFrame) -> None:
+    """Tables of one notebook, run twice: numbers within a twentieth of a column's largest."""
+    assert got.shape == kept.shape
+    for column in kept:
+        if pd.api.types.is_numeric_dtype(kept[column]):
+            most = float(kept[column].abs().max())
+            gap = (got[column].astype(float) - kept[column].astype(float)).abs().max()
+            assert not gap > 0.05 * most + 1e-6, (column, gap, most)
+
+
+def test_every_notebook_is_committed_with_its_outputs() -> None:
+    for path in NOTEBOOKS:
+        cells = code_cells(read(path))
+        assert all(cell.execution_count for cell in cells), f"{path.name}: run make notebooks"
+        assert any("image/png" in getattr(o, "data", {}) for c in cells for o in c.outputs), (
+            path.name
+        )
+        assert str(Path.home()) not in path.read_text(encoding="utf-8")  # no path of a machine
 
 
 def test_notebooks_are_numbered_from_one() -> None:
@@ -64,11 +114,12 @@ def test_a_notebook_runs(
         kernel_name="python3",
         resources={"metadata": {"path": tmp_path}},
     ).execute()
-    errors = [
-        output
-        for cell in nb.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if output.output_type == "error"
-    ]
-    assert not errors
+    before, after = code_cells(read(path)), code_cells(nb)
+    assert not [o for cell in after for o in cell.outputs if o.output_type == "error"]
+    assert [kinds(cell) for cell in after] == [kinds(cell) for cell in before], (
+        "the committed outputs are of another kind; run make notebooks"
+    )
+    if not fast:
+        for new, old in zip(after, before, strict=True):
+            for got, kept in zip(tables(new), tables(old), strict=True):
+                assert_alike(got, kept)
