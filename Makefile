@@ -22,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help test nightly companions models venv build headers demo demo-check docs lint format cpp-tests python-tests \
   python-nightly python-threads newest oldest other-libraries sanitize fuzz fuzz-circuit fuzz-gguf fuzz-nightly \
-  bench stubs notebooks clean
+  bench stubs notebooks plots clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -80,7 +80,7 @@ python-tests: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --durations=25 --durations-min=4
 
 python-nightly: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) -m nightly --durations=10
+	$(BIN)/python -m pytest -n $(WORKERS) -m nightly --durations=10 tests/python tests/demo
 
 # With all threads in one process: sums of several threads give the numbers of the oracles too.
 python-threads: $(VENV)/.installed
@@ -152,6 +152,10 @@ fuzz-circuit fuzz-gguf: fuzz-%:
 
 fuzz-nightly:
 	$(MAKE) fuzz SECONDS=600
+
+# make plots: the figures of docs/plots.md, after make demo
+plots: $(VENV)/.installed
+	$(BIN)/python scripts/plots.py
 
 # make notebooks: runs the examples at full size and keeps their outputs (some minutes)
 notebooks: $(VENV)/.installed

@@ -12,7 +12,7 @@
 namespace cna {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 /// A count: JSON numbers of other kinds would be rounded or wrap around.
 int64_t whole(const Json& value, const char* name, int64_t least,

@@ -40,10 +40,10 @@ class TorchScriptHost final : public Host {
   [[nodiscard]] Write write(int64_t layer) override {
     if (unembedding_.empty()) return Host::write(layer);
     const auto l = static_cast<size_t>(layer);
-    const at::Tensor weight = unpack(attribute(module_, graph_.neuron_sites.at(l) + ".weight"));
+    const at::Tensor down = weight(graph_.neuron_sites.at(l));
     const at::Tensor gains = attribute(module_, "cna_post_gains");
-    if (!weight.defined()) return Host::write(layer);
-    return {graph_.by_rows.at(l) ? weight : weight.t(),
+    if (!down.defined()) return Host::write(layer);
+    return {graph_.by_rows.at(l) ? down : down.t(),
             gains.defined() && gains.numel() > 0 ? gains[layer] : at::Tensor()};
   }
   [[nodiscard]] Readout readout() override {
@@ -53,6 +53,9 @@ class TorchScriptHost final : public Host {
     return {head, gain, attribute(module_, "cna_final_centred").numel() > 0};
   }
   [[nodiscard]] Taps& taps() override { return *handle_->taps; }
+  [[nodiscard]] at::Tensor weight(const std::string& module) override {
+    return unpack(attribute(module_, module + ".weight"));
+  }
   [[nodiscard]] bool widens() override {
     if (!widens_) widens_ = exported_ && widening_works(*this);
     return *widens_;

@@ -147,6 +147,16 @@ py::class_<Model> bind_host(py::module_& m) {
           },
           py::arg("rows"), py::arg("fresh"), py::arg("past"),
           "Shape of the logits of one step of zeros; on 'meta' it finds leftover device constants.")
+      .def(
+          "weight",
+          [](Model& s, const std::string& module) -> std::optional<at::Tensor> {
+            py::gil_scoped_release release;
+            const Model::Turn turn = s.take_turn("weight");
+            const at::Tensor found = s.host().weight(module);
+            return found.defined() ? std::optional(found) : std::nullopt;
+          },
+          py::arg("module"),
+          "Weight of a module of an exported graph, by its path; None where there is none.")
       .def_property_readonly(
           "widens",
           [](Model& s) {

@@ -11,6 +11,8 @@
 #include "cna/torch/score.hpp"
 #include "live_model.hpp"
 
+namespace torch_baselines {  // compiled beside other files of tests
+
 using namespace cna;
 using test::LiveModel;
 
@@ -161,3 +163,5 @@ TEST_CASE("prompt_divergence: equals the reference, in every batch") {
   Model model = weights().host();
   CHECK_THROWS_AS((void)prompt_divergence(model, kAsked, {}, kSaid), ValueError);
 }
+
+}  // namespace torch_baselines

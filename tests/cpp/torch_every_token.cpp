@@ -13,6 +13,8 @@
 #include "cna/torch/watch.hpp"
 #include "live_model.hpp"
 
+namespace torch_every_token {  // compiled beside other files of tests
+
 using namespace cna;
 using test::LiveModel;
 using test::weights;
@@ -143,3 +145,5 @@ TEST_CASE("Taps: flat activations are those of the step's rows") {
   taps->begin_step(at::zeros({1, 3}, at::kLong));
   CHECK_THROWS_AS(taps->apply(x, 0), Error);  // of another step
 }
+
+}  // namespace torch_every_token

@@ -12,6 +12,8 @@
 #include "cna/torch/score.hpp"
 #include "live_model.hpp"
 
+namespace torch_positions {  // compiled beside other files of tests
+
 using namespace cna;
 using test::contains;
 using test::LiveModel;
@@ -270,3 +272,5 @@ TEST_CASE("make_batches: keys and values of a long prefix count in every row") {
   limits.room = 60;  // 170 places a row
   CHECK(make_batches(prompts, 100, limits, c10::Device(c10::kCPU)).size() == 8);
 }
+
+}  // namespace torch_positions

@@ -182,6 +182,7 @@ def test_the_readme_prints_this_run(mark: str, folder: str, share: float) -> Non
             assert numbers[0] == pytest.approx(numbers[1], abs=most, rel=0.2)
 
 
+@pytest.mark.nightly
 def test_tuning_does_not_choose_what_only_evades_the_judge() -> None:
     """The trap: neurons that break the word "I'm" ("I is a helpful AI, designed to ...").
 

@@ -39,6 +39,10 @@ class CNA_API Host {
   /// @throws as above.
   [[nodiscard]] virtual Readout readout();
 
+  /// The weight of a module of the graph, "model.model.embed_tokens"; undefined where the host has
+  /// no modules or none of that name.
+  [[nodiscard]] virtual at::Tensor weight(const std::string& /*module*/) { return {}; }
+
   /// Whether rows may join a pass on its way (`Taps::widen`), so that arms share their lower
   /// layers; finding out may run a step.
   [[nodiscard]] virtual bool widens() { return false; }

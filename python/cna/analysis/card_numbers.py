@@ -15,6 +15,7 @@ from ..measure.divergence import divergence
 from ..prompts.tasks import Task
 from .recordings import Recordings, record_sets
 from .stability import stability as stability_of
+from .token_reads import rows_read
 
 Floats = NDArray[np.float64]
 _PROMPTS, _TOKENS = (
@@ -32,11 +33,27 @@ def written(
     except RuntimeError:  # the host does not know its weights
         return [([], []) for _ in circuit]
 
-    def named(values: Any, places: Any) -> list[tuple[str, float]]:
-        names = [model.decode([i]) if model.tokenizer else str(i) for i in places.tolist()]
-        return list(zip(names, values.tolist(), strict=True))
+    return [
+        (_named(model, *row.topk(n)), _named(model, *row.topk(n, largest=False))) for row in logits
+    ]
 
-    return [(named(*row.topk(n)), named(*row.topk(n, largest=False))) for row in logits]
+
+def _named(model: Model, values: Any, places: Any) -> list[tuple[str, float]]:
+    names = [model.decode([i]) if model.tokenizer else str(i) for i in places.tolist()]
+    return list(zip(names, values.tolist(), strict=True))
+
+
+def read(
+    model: Model, circuit: _core.Circuit, n: int
+) -> list[tuple[list[tuple[str, float]], list[tuple[str, float]]]]:
+    """(gate, up) of each neuron: the n tokens that either row reads most; empty in later layers."""
+    rows = rows_read(model, circuit)
+    return [
+        (_named(model, *rows[rank][0].topk(n)), _named(model, *rows[rank][1].abs().topk(n)))
+        if rank in rows
+        else ([], [])
+        for rank in range(len(circuit))
+    ]
 
 
 def sides(

@@ -41,6 +41,9 @@ class Card:
         strongest, weakest: tokens in the texts, with the largest and the smallest activations.
         raises, lowers: (token, logits for one unit of activation): a linear reading through the final
             norm's gain and the unembedding; empty where the host does not know its weights.
+        gate_reads, up_reads: in the first eighth of the layers, (token, product) for the tokens whose
+            embeddings the neuron's gate row (largest) and up row (largest by magnitude) answer to;
+            empty in later layers, and where the host does not know its weights.
         positive, negative: activations at the last token of each prompt of either set, or empty.
     """
 
@@ -53,6 +56,8 @@ class Card:
     weakest: list[Context]
     raises: list[tuple[str, float]]
     lowers: list[tuple[str, float]]
+    gate_reads: list[tuple[str, float]]
+    up_reads: list[tuple[str, float]]
     positive: Floats
     negative: Floats
 
@@ -117,6 +122,8 @@ class Cards:
             row["weakest"] = " | ".join(str(c) for c in card.weakest)
             row["raises"] = " ".join(token for token, _ in card.raises)
             row["lowers"] = " ".join(token for token, _ in card.lowers)
+            row["gate_reads"] = " ".join(token for token, _ in card.gate_reads)
+            row["up_reads"] = " ".join(token for token, _ in card.up_reads)
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -189,6 +196,7 @@ def cards(
         )
     found = contexts(model, circuit, texts, n, batch_size=batch_size, progress=progress)
     written = card_numbers.written(model, circuit, n)
+    reads = card_numbers.read(model, circuit, n)
     sides = card_numbers.sides(model, circuit, task, batch_size, progress)
     numbers = card_numbers.numbers(
         model, circuit, task, sides, ablation, n_bootstrap, batch_size, progress
@@ -205,6 +213,7 @@ def cards(
                 {name: values[rank] for name, values in numbers.items()},
                 *found[rank],
                 *written[rank],
+                *reads[rank],
                 *(side[:, rank] for side in sides),
             )
         )

@@ -22,7 +22,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=10, help="how many neurons' cards are printed; all are written"
     )
-    parser.add_argument("--out", "-o", help="folder to write neurons.html and neurons.csv to")
+    parser.add_argument(
+        "--out",
+        "-o",
+        help="folder to write neurons.html and neurons.csv to; a run's folder shows them in its report",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,6 +46,10 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         folder = found.save(Path(args.out))
         print(f"wrote {folder / 'neurons.html'} and neurons.csv")
+        if (folder / "report.html").exists():  # of a run: its page shows them too
+            from ..show.report import write_report
+
+            print(f"wrote {write_report(folder)}")
     return 0
 
 

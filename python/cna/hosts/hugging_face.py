@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..base.errors import first_line
+from .gguf_metadata import plain_memory_maps
 from .step import quiet_transformers
 
 _QUANTISER = ("is_quantized", "hf_quantizer", "quantization_method")
@@ -101,7 +102,7 @@ def load_hf(
 
     dtype = export_dtype(dtype, function)
     try:
-        with quiet_transformers():
+        with quiet_transformers(), plain_memory_maps():
             if name == "smollm2":
                 folder, file = smollm2_source()
                 if tokenizer is None:

@@ -48,6 +48,41 @@ def test_strongest_tokens_are_those_of_plain_hooks(
                 assert whole in TEXTS[context.text] and context.token
 
 
+def test_the_rows_of_early_neurons_are_read_off_the_embeddings(
+    tiny: cna.Model, task: Task, exports: Any
+) -> None:
+    hf, first = make_hf("llama"), [(0, 5, 1.0), (0, 40, -2.0), (2, 3, 3.0)]
+    circuit = cna.Circuit((4, 64), [cna.Neuron(*x) for x in first])
+    cards = circuit.cards(tiny, TEXTS[:2], n=3, ablation=False, progress=False)
+    e = hf.model.embed_tokens.weight.double()
+    layer = hf.model.layers[0]
+    unit = (
+        layer.post_attention_layernorm.weight.double()
+        * e
+        / e.square().mean(-1, True).sqrt().clamp_min(1e-12)
+    )
+    early = 0
+    for neuron, card in zip(circuit, cards, strict=True):
+        if neuron.layer > 0:  # the first eighth of four layers is one
+            assert not card.gate_reads and not card.up_reads
+            continue
+        early += 1
+        gate = unit @ layer.mlp.gate_proj.weight[neuron.index].double()
+        up = (unit @ layer.mlp.up_proj.weight[neuron.index].double()).abs()
+        for found, want in ((card.gate_reads, gate), (card.up_reads, up)):
+            assert [v for _, v in found] == pytest.approx(want.topk(3).values.tolist(), rel=1e-4)
+            assert [t for t, _ in found] == [
+                tiny.decode([i]) for i in want.topk(3).indices.tolist()
+            ]
+        assert "gate reads" in card.html()
+    assert early == 2
+    frame = cards.to_frame()
+    assert (frame.gate_reads == "").sum() == 1
+    other = cna.load(exports("gemma2"))  # its norm's gain is stored otherwise: no reading, no guess
+    alien = cna.Circuit((4, 64), [cna.Neuron(0, 1, 1.0)])
+    assert not alien.cards(other, TEXTS[:1], ablation=False, progress=False)[0].gate_reads
+
+
 def test_the_reading_is_a_direct_product(circuit: cna.Circuit, cards: cna.Cards) -> None:
     hf = make_hf("llama")
     head, gain = hf.lm_head.weight.double(), hf.model.norm.weight.double()

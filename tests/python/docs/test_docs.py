@@ -205,3 +205,13 @@ def test_nav_names_every_page() -> None:
     nav = (ROOT / "mkdocs.yml").read_text("utf-8")
     for page in (ROOT / "docs").rglob("*.md"):
         assert f" {page.relative_to(ROOT / 'docs').as_posix()}" in nav, page
+
+
+def test_the_docs_show_every_plot() -> None:
+    folder = ROOT / "docs"
+    page = (folder / "plots.md").read_text(encoding="utf-8")
+    for name in cna.plots.__all__:
+        if name not in ("png", "save"):
+            assert f"`{name}(" in page and f"figures/plot-{name}.png" in page, name
+    for image in re.findall(r"\]\((figures/[^)]+)\)", page):
+        assert (folder / image).stat().st_size > 5000, image

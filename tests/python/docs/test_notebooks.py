@@ -1,4 +1,4 @@
-"""The example notebooks run from top to bottom: two with small settings, nightly all as they are."""
+"""The example notebooks run from top to bottom: the first with few prompts, nightly all as they are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb")) if EXAMPLES.is_dir() else []
-ON_PUSH = ("01_find_a_circuit", "04_base_against_instruct")
+ON_PUSH = ("01_find_a_circuit",)
 RUNS = [pytest.param(p, True, id=f"{p.stem}-fast") for p in NOTEBOOKS if p.stem in ON_PUSH]
 RUNS += [pytest.param(p, False, id=p.stem, marks=pytest.mark.nightly) for p in NOTEBOOKS]
 
@@ -70,16 +70,6 @@ def assert_alike(got: pd.DataFrame, kept: pd.DataFrame) -> None:
             most = float(kept[column].abs().max())
             gap = (got[column].astype(float) - kept[column].astype(float)).abs().max()
             assert not gap > 0.05 * most + 1e-6, (column, gap, most)
-
-
-def test_every_notebook_is_committed_with_its_outputs() -> None:
-    for path in NOTEBOOKS:
-        cells = code_cells(read(path))
-        assert all(cell.execution_count for cell in cells), f"{path.name}: run make notebooks"
-        assert any("image/png" in getattr(o, "data", {}) for c in cells for o in c.outputs), (
-            path.name
-        )
-        assert str(Path.home()) not in path.read_text(encoding="utf-8")  # no path of a machine
 
 
 def test_notebooks_are_numbered_from_one() -> None:

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from cna import plots, report
+from cna.tasks import Task
+from conftest import PROMPTS
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 BAD = "<script>alert(1)</script>"
@@ -348,3 +350,24 @@ def test_a_page_of_broken_kinds_names_the_column(folder: Path):
     table().assign(kind="magic").to_csv(folder / "table.csv", index=False)
     with pytest.raises(ValueError, match="write_report: table: expected a kind of"):
         report.write_report(folder)
+
+
+def test_a_run_with_cards_shows_what_its_neurons_do(
+    tiny: cna.Model, circuit: cna.Circuit, tmp_path: Path
+) -> None:
+    circuit.save(tmp_path / "circuit.json")
+    report.write_report(tmp_path)
+    assert "What its neurons do" not in (tmp_path / "report.html").read_text()
+    task = Task("t", "", PROMPTS[:4], PROMPTS[4:], ["x"], ["y"])
+    texts = ["a <b>red</b> house", "two | birds"]
+    cards = circuit.cards(tiny, texts, task=task, n=2, n_bootstrap=0, progress=False)
+    cards.save(tmp_path)
+    page = report.write_report(tmp_path).read_text()
+    section = page[page.index("What its neurons do") :].split("</section>")[0]
+    assert section.count("<tr") == 1 + min(10, len(circuit)) and "href='neurons.html'" in section
+    assert f"{cards[0].numbers['effect_size']:.3g}" in section.replace("−", "-")
+    assert "<b>red" not in section
+    frame = pd.read_csv(tmp_path / "neurons.csv").drop(columns="raises")
+    frame.to_csv(tmp_path / "neurons.csv", index=False)
+    with pytest.raises(ValueError, match=r"expected the columns .* without raises; run again"):
+        report.write_report(tmp_path)

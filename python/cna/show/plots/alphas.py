@@ -42,7 +42,8 @@ def accuracy_by_alpha(table: pd.DataFrame) -> Figure:
         ax.vlines(x, low, high, color=look["color"], alpha=0.35, linewidth=1.4, zorder=2)
         ax.plot(x, 100 * y, label=label, linewidth=1.6, markersize=5, **look)
     ax.axhline(25, color=FAINT, linewidth=1, linestyle=":", zorder=1)
-    ax.annotate("chance", (ax.get_xlim()[0], 25), fontsize=8, color=FAINT, va="bottom")
+    end: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+    ax.annotate("chance", (0.995, 25), fontsize=8, color=FAINT, **end)
     ax.set_xlabel("alpha: 1 − m for neurons, the coefficient for vectors")
     ax.set_ylabel("right answers [%]")
     dress(ax, "Multiple-choice questions", grid="y")

@@ -13,6 +13,7 @@ from ...circuits.layer_table import LAYER_COLUMNS
 from ..plots import png
 from ..run_figures import CAPTIONS, run_figures
 from .figures import stored_images
+from .neurons import COLUMNS
 from .page import page_html
 from .reading import read_circuit, read_run, read_table
 
@@ -22,9 +23,9 @@ __all__ = ["write_report"]
 def write_report(run_folder: str | os.PathLike[str]) -> Path:
     """Writes `report.html` into a run's folder from what is there, and returns its path.
 
-    Reads circuit.json, table.csv, answers.csv, layers.csv, run.json, and .png images in the folder
-    and in figures/; each may be missing, not all. Without images, figures are drawn from the circuit
-    and the tables.
+    Reads circuit.json, table.csv, answers.csv, layers.csv, neurons.csv (of `Cards.save`), run.json, and
+    .png images in the folder and in figures/; each may be missing, not all. Without images, figures
+    are drawn from the circuit and the tables.
     Raises:
         FileNotFoundError: nothing is at the path.
         ValueError: no folder, nothing of a run in it, or a part that is empty or malformed.
@@ -41,6 +42,7 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
     table = read_table(folder / "table.csv", ("method", "strength", "rate"))
     answers = read_table(folder / "answers.csv", ("method", "strength", "prompt", "answer"))
     layers = read_table(folder / "layers.csv", LAYER_COLUMNS)
+    cards = read_table(folder / "neurons.csv", COLUMNS)
     if run is None and circuit is None and table is None and answers is None:
         raise ValueError(
             "write_report: expected circuit.json, table.csv, answers.csv or run.json, got none in "
@@ -50,7 +52,7 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
         (CAPTIONS[name], png(figure))
         for name, figure in run_figures(circuit, table, layers).items()
     ]
-    html = page_html(run or {}, circuit, table, answers, images, layers)
+    html = page_html(run or {}, circuit, table, answers, images, layers, cards)
     path = folder / "report.html"
     write_whole(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
     return path

@@ -14,6 +14,7 @@ from .comparisons import comparisons_html
 from .figures import figures_html
 from .layers import layers_html
 from .limits import limits_html
+from .neurons import neurons_html
 from .sections import circuit_html, lead_html, methods_html, settings_html
 from .settings import chosen_rows, chosen_settings
 
@@ -25,6 +26,7 @@ def page_html(
     answers: pd.DataFrame | None,
     images: Sequence[tuple[str, bytes]],
     layers: pd.DataFrame | None = None,
+    cards: pd.DataFrame | None = None,
 ) -> str:
     """The whole page from the parts of a run."""
     provenance = circuit.provenance if circuit is not None else {}
@@ -45,6 +47,7 @@ def page_html(
         lead=lead_html(table, chosen, halves),
         sections=[
             ("The circuit", circuit_html(circuit)),
+            ("What its neurons do", neurons_html(cards)),
             ("Layers by |delta| and by contribution", layers_html(layers, missing)),
             ("Methods and strengths", methods_html(table)),
             ("Comparisons", comparisons_html(table, answers, halves)),
