@@ -22,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help test nightly companions models venv build headers demo demo-check docs lint format cpp-tests python-tests \
   python-nightly python-threads newest oldest other-libraries sanitize fuzz fuzz-circuit fuzz-gguf fuzz-nightly \
-  bench stubs notebooks plots clean
+  bench bench-check stubs notebooks plots clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -168,6 +168,10 @@ stubs: $(VENV)/.installed
 # make bench: the table of docs/benchmarks.md (peers in their own environment, see benchmarks/)
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py --docs docs/benchmarks.md
+
+# make bench-check: the ratios to tuned hooks measured again, against those of docs/benchmarks.md
+bench-check: $(VENV)/.installed
+	$(BIN)/python benchmarks/check.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-other .build demo-out

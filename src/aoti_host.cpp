@@ -176,6 +176,11 @@ at::ScalarType scalar_type(const std::string& name) {
 }  // namespace
 
 std::unique_ptr<Host> open_aoti(const std::filesystem::path& folder, const HostOptions& options) {
+  if (options.precision != Precision::float32)
+    throw_value_error(
+        "load: expected a TorchScript export for products in bfloat16, got a compiled package; "
+        "export "
+        "it with format torchscript, or compile it in bfloat16");
   const Manifest manifest = checked_manifest(folder, "aoti", options.verify);
   require_this_machine(manifest, folder, options);
   const auto file = folder / manifest.archive;

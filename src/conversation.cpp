@@ -54,7 +54,7 @@ TokenIds Conversation::answer(const TokenIds& prompt, const GenerateOptions& gen
   TokenIds answer;
   for (int64_t n = 1; n <= generation.max_new_tokens; ++n) {
     run.report(n - 1, generation.max_new_tokens);
-    const int64_t token = decoder.step(n - 1)[0];
+    const int64_t token = decoder.step()[0];
     if (std::find(eos.begin(), eos.end(), token) != eos.end()) break;
     answer.push_back(token);
     if (generation.on_token) generation.on_token(0, token);

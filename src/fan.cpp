@@ -4,16 +4,12 @@
 
 #include <algorithm>
 #include <map>
-#include <numeric>
 
 #include "cna/torch/tap.hpp"
 #include "step_error.hpp"
 
 namespace cna {
 namespace {
-
-/// Tokens of the unsteered rows of a pass, at most: as a batch without arms (batch_limits.cpp).
-constexpr int64_t kTokens = 640;
 
 std::map<int64_t, int64_t> copies_by_slot(const Taps& taps, std::span<const int64_t> alive) {
   std::map<int64_t, int64_t> out;
@@ -25,44 +21,6 @@ std::map<int64_t, int64_t> copies_by_slot(const Taps& taps, std::span<const int6
 }
 
 }  // namespace
-
-std::optional<SharedRows> shared_rows(std::span<const TokenIds> sequences,
-                                      std::span<const int64_t> ends, const RunOptions& options,
-                                      int64_t layers) {
-  if (options.arm_of_prompt.size() != sequences.size()) return std::nullopt;
-  std::map<std::pair<TokenIds, int64_t>, size_t> known;
-  std::vector<std::map<int64_t, int64_t>> by_arm;  // row of each arm, by sequence
-  for (size_t row = 0; row < sequences.size(); ++row) {
-    const auto [place, fresh] = known.try_emplace({sequences[row], ends[row]}, by_arm.size());
-    if (fresh) by_arm.emplace_back();
-    const bool twice = !by_arm[place->second]
-                            .emplace(options.arm_of_prompt[row], static_cast<int64_t>(row))
-                            .second;
-    if (twice) return std::nullopt;
-  }
-  SharedRows out;
-  const std::vector<int64_t> joins = options.intervention.first_layers(layers);
-  for (const auto& [arm, row] : by_arm.front())
-    if (arm >= 0 && arm < static_cast<int64_t>(joins.size())) out.arms.push_back(arm);
-  const auto plain = std::find_if(out.arms.begin(), out.arms.end(), [&](int64_t arm) {
-    return joins[static_cast<size_t>(arm)] == layers;
-  });
-  if (out.arms.size() < 2 || plain == out.arms.end()) return std::nullopt;
-  std::rotate(out.arms.begin(), plain, plain + 1);
-  std::stable_sort(out.arms.begin() + 1, out.arms.end(), [&](int64_t a, int64_t b) {
-    return joins[static_cast<size_t>(a)] < joins[static_cast<size_t>(b)];
-  });
-  for (const auto& of_sequence : by_arm) {
-    if (of_sequence.size() != out.arms.size()) return std::nullopt;
-    out.rows.emplace_back();
-    for (const int64_t arm : out.arms) {
-      const auto row = of_sequence.find(arm);
-      if (row == of_sequence.end()) return std::nullopt;
-      out.rows.back().push_back(row->second);
-    }
-  }
-  return out;
-}
 
 bool Host::widening_works(Host& host) try {
   const ModelInfo& info = host.info();
@@ -108,14 +66,26 @@ bool Host::widening_works(Host& host) try {
 
 /// Arms that pass together, the unsteered one first, in the order in which they join.
 struct Fan::Chunk {
-  std::vector<size_t> places;      ///< in SharedRows::arms
-  std::vector<int64_t> alive;      ///< how many of them layer l has, [layers + 1]
-  std::vector<at::Tensor> prefix;  ///< keys and values, [arms of the layer, heads, prefix, dim]
+  std::vector<size_t> places;  ///< in SharedRows::arms
+  std::vector<int64_t> alive;  ///< how many of them layer l has, [layers + 1]
+};
+
+/// Keys and values that sequences begin with.
+struct Fan::Opening {
+  int64_t places = 0;  ///< tokens
+  /// [arms of the layer, openings, heads, places, dim] of each buffer
+  std::vector<at::Tensor> filled;
+  at::Tensor which;  ///< int64 [sequences], each one's opening; undefined: all the first
 };
 
 Fan::Fan(Run& run, const RunOptions& options, std::span<const int64_t> ends, SharedRows shared,
-         int64_t prefix)
-    : run_(run), options_(options), ends_(ends), shared_(std::move(shared)), prefix_(prefix) {
+         int64_t prefix, bool openings)
+    : run_(run),
+      options_(options),
+      ends_(ends),
+      shared_(std::move(shared)),
+      prefix_(prefix),
+      openings_(openings) {
   const std::vector<int64_t> all = options.intervention.first_layers(run.info().shape.layers);
   for (const int64_t arm : shared_.arms) joins_.push_back(all[static_cast<size_t>(arm)]);
   joins_[0] = 0;  // the others are copies of it
@@ -138,7 +108,8 @@ void Fan::arrange(const Chunk& chunk, int64_t sequences) {
   run_.host().taps().widen(copies_by_slot(run_.host().taps(), chunk.alive), sequences);
 }
 
-std::vector<at::Tensor> Fan::cache(const Chunk& chunk, int64_t sequences, int64_t capacity) const {
+std::vector<at::Tensor> Fan::cache(const Chunk& chunk, const Opening& opening, int64_t sequences,
+                                   int64_t capacity) const {
   std::vector<at::Tensor> out;
   const ModelInfo& info = run_.info();
   for (size_t layer = 0; layer < info.cache.size(); ++layer) {
@@ -152,94 +123,110 @@ std::vector<at::Tensor> Fan::cache(const Chunk& chunk, int64_t sequences, int64_
       } catch (const std::exception& error) {
         throw_allocation_error(arms * sequences, capacity, error);
       }
-      if (!chunk.prefix.empty())
+      if (opening.places > 0) {
+        const at::Tensor& filled = opening.filled[out.size()];
         buffer.view({arms, sequences, shape.heads, capacity, dim})
-            .narrow(3, 0, prefix_)
-            .copy_(chunk.prefix[out.size()].unsqueeze(1));
+            .narrow(3, 0, opening.places)
+            .copy_(opening.which.defined() ? filled.index_select(1, opening.which) : filled);
+      }
       out.push_back(std::move(buffer));
     }
   }
   return out;
 }
 
-void Fan::compute_prefix(Chunk& chunk) {
-  if (prefix_ == 0) return;
-  const auto longs = at::TensorOptions(at::kLong).device(run_.info().device);
-  const TokenIds& first = run_.prompts()[0];
-  Step step;
-  step.ids =
-      at::tensor(at::ArrayRef<int64_t>(first.data(), static_cast<size_t>(prefix_)), at::kLong)
-          .to(run_.info().device)
-          .unsqueeze(0)
-          .repeat({chunk.alive[0], 1});
-  step.mask = at::ones({1, prefix_}, longs);
-  step.positions = at::arange(prefix_, longs).unsqueeze(0);
-  step.keep = at::full({1}, prefix_ - 1, longs);
-  step.cache = cache(chunk, 1, prefix_);
-  arrange(chunk, 1);
-  // No edit treats its tokens apart.
-  run_.host().taps().set_places(at::full({1, prefix_}, options_.intervention.last() + 1, longs));
-  run_.host().run_to_last_tap(step);
-  chunk.prefix = step.cache;
+at::Tensor Fan::tokens(std::span<const size_t> sequences, int64_t from, int64_t to) const {
+  const auto n = static_cast<int64_t>(sequences.size());
+  at::Tensor out = at::zeros({n, to - from}, at::kLong);
+  for (int64_t i = 0; i < n; ++i) {
+    const TokenIds& own = run_.prompts()[row_of(sequences[static_cast<size_t>(i)])];
+    const int64_t end = std::min(to, static_cast<int64_t>(own.size()));
+    std::copy(own.begin() + from, own.begin() + end,
+              out.data_ptr<int64_t>() + i * (to - from));  // behind its end: tokens nobody reads
+  }
+  return out.to(run_.info().device);
 }
 
-std::vector<std::vector<size_t>> Fan::groups(int64_t at_once) const {
-  const auto kind = [&](size_t i) {
-    const auto row = static_cast<size_t>(shared_.rows[i][0]);
-    return std::pair(run_.prompts()[row].size(), ends_[row]);
-  };
-  std::vector<size_t> order(shared_.rows.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return kind(a) > kind(b); });
-  std::vector<std::vector<size_t>> out;
-  for (const size_t i : order) {
-    const auto fresh = static_cast<int64_t>(kind(i).first) - prefix_;
-    const bool fits = !out.empty() && kind(out.back()[0]) == kind(i) &&
-                      static_cast<int64_t>(out.back().size()) < at_once &&
-                      static_cast<int64_t>(out.back().size() + 1) * fresh <= kTokens;
-    if (!fits) out.emplace_back();
-    out.back().push_back(i);
+Fan::Opening Fan::open(const Chunk& chunk, const Opening& before, std::span<const size_t> sequences,
+                       int64_t places) {
+  if (places == before.places) return before;
+  const auto n = static_cast<int64_t>(sequences.size());
+  const at::Tensor ids = tokens(sequences, before.places, places);
+  Step step;
+  step.ids = ids.repeat({chunk.alive[0], 1});
+  step.mask = at::ones({1, places}, ids.options());
+  step.positions = at::arange(before.places, places, ids.options()).unsqueeze(0);
+  step.keep = at::full({1}, places - before.places - 1, ids.options());
+  step.cache = cache(chunk, before, n, places);
+  arrange(chunk, n);
+  place(sequences[0], step.positions);
+  run_.host().run_to_last_tap(step);
+  Opening out{places, {}, {}};
+  for (size_t i = 0; i < step.cache.size(); ++i) {
+    const at::Tensor& filled = step.cache[i];
+    out.filled.push_back(
+        filled.view({chunk.alive[i / 2], n, filled.size(1), filled.size(2), filled.size(3)}));
   }
   return out;
 }
 
-void Fan::pass(const Chunk& chunk, std::span<const size_t> sequences, const Score& score) {
+void Fan::place(size_t sequence, const at::Tensor& positions) {
+  const auto row = static_cast<int64_t>(row_of(sequence));
+  run_.place(std::span(&row, 1), positions);
+}
+
+void Fan::pass(const Chunk& chunk, const Opening& opening, std::span<const size_t> sequences,
+               const Score& score) {
   const auto n = static_cast<int64_t>(sequences.size());
-  const TokenIds& first = run_.prompts()[static_cast<size_t>(shared_.rows[sequences[0]][0])];
-  const auto total = static_cast<int64_t>(first.size()), fresh = total - prefix_;
+  int64_t total = 0;
+  for (const size_t i : sequences)
+    total = std::max(total, static_cast<int64_t>(run_.prompts()[row_of(i)].size()));
   Batch batch;
-  for (const size_t place : chunk.places)
-    for (const size_t i : sequences) batch.rows.push_back(shared_.rows[i][place]);
-  at::Tensor ids = at::empty({n, fresh}, at::kLong);
-  for (int64_t i = 0; i < n; ++i) {
-    const TokenIds& own = run_.prompts()[static_cast<size_t>(batch.rows[static_cast<size_t>(i)])];
-    std::copy(own.begin() + prefix_, own.end(), ids.data_ptr<int64_t>() + i * fresh);
-  }
-  ids = ids.to(run_.info().device);
+  for (const size_t at : chunk.places)
+    for (const size_t i : sequences) batch.rows.push_back(shared_.rows[i][at]);
+  const at::Tensor ids = tokens(sequences, opening.places, total);
   batch.ids = ids.repeat({static_cast<int64_t>(chunk.places.size()), 1});
   batch.mask = at::ones({1, total}, ids.options());
-  batch.positions = at::arange(prefix_, total, ids.options()).unsqueeze(0);
+  batch.positions = at::arange(opening.places, total, ids.options()).unsqueeze(0);
   arrange(chunk, n);
-  run_.place(std::span(batch.rows).first(1), batch.positions);
+  place(sequences[0], batch.positions);
   score(batch, [&](const at::Tensor& keep) {
     return run_.logits({ids.repeat({chunk.alive[0], 1}), batch.mask, batch.positions, keep,
-                        cache(chunk, n, total)});
+                        cache(chunk, opening, n, total)});
   });
 }
 
 void Fan::each(const Score& score) {
   const auto arms = static_cast<int64_t>(shared_.arms.size());
   const int64_t rows = std::max<int64_t>(options_.batch_rows, 2);
-  const int64_t others = std::min(arms, rows) - 1;  // beside the unsteered one
-  const auto split = groups(std::max<int64_t>(rows / (others + 1), 1));
-  for (int64_t from = 1; from < arms; from += others) {
+  const int64_t others = std::min(arms, rows) - 1;  // beside the first one
+  GroupLimits limits;
+  limits.prefix = prefix_, limits.openings = openings_;
+  limits.sequences = std::max<int64_t>(rows / (others + 1), 1);
+  const auto groups = group_sequences(shared_, run_.prompts(), ends_, limits);
+  const auto at_once = static_cast<size_t>(limits.sequences);
+  for (int64_t from = 1; from == 1 || from < arms; from += others) {
     std::vector<size_t> places{0};
     for (int64_t i = from; i < std::min(arms, from + others); ++i)
       places.push_back(static_cast<size_t>(i));
-    Chunk part = chunk(places);
-    compute_prefix(part);
-    for (const auto& sequences : split) pass(part, sequences, score);
+    const Chunk part = chunk(places);
+    const size_t first = 0;
+    const Opening prefix = open(part, {}, std::span(&first, 1), prefix_);
+    for (const SequenceGroup& group : groups) {
+      const std::span<const size_t> all = group.sequences;
+      if (group.openings.empty()) {
+        pass(part, prefix, all, score);
+        continue;
+      }
+      Opening opening = open(part, prefix, group.openings, ends_[row_of(group.openings[0])] - 1);
+      for (size_t i = 0; i < all.size(); i += at_once) {
+        const size_t n = std::min(at_once, all.size() - i);
+        opening.which = at::tensor(at::ArrayRef<int64_t>(group.opening).slice(i, n), at::kLong)
+                            .to(run_.info().device);
+        pass(part, opening, all.subspan(i, n), score);
+      }
+    }
+    if (others == 0) break;
   }
 }
 

@@ -46,7 +46,8 @@ std::set<const void*> read_by_products_only(const jit::Module& module, jit::Grap
 }
 
 /// Packs the weights of a graph's products. By path: the attribute that holds the packed weight.
-std::map<std::string, std::string> pack_weights(jit::Module& module, jit::Graph& graph) {
+std::map<std::string, std::string> pack_weights(jit::Module& module, jit::Graph& graph,
+                                                Precision precision) {
   const std::set<const void*> alone = read_by_products_only(module, graph);
   std::map<std::string, std::string> out;
   std::map<const void*, at::Tensor> packed;  // one that two paths share is packed once
@@ -57,7 +58,7 @@ std::map<std::string, std::string> pack_weights(jit::Module& module, jit::Graph&
     if (!can_pack(weight)) return;
     const void* place = weight.const_data_ptr();
     at::Tensor& copy = packed[place];
-    if (!copy.defined()) copy = pack(weight);
+    if (!copy.defined()) copy = pack(weight, precision);
     std::string name = *path;
     if (!alone.contains(place)) {
       name = kPackedCopy + std::to_string(out.size());
@@ -97,9 +98,9 @@ void fuse_chains(jit::Graph& graph) {
 
 }  // namespace
 
-Fused fuse(jit::Module& module, const Grafted& graph) {
+Fused fuse(jit::Module& module, const Grafted& graph, Precision precision) {
   Fused out{graph.forward->copy(), graph.record->copy()};
-  const std::map<std::string, std::string> names = pack_weights(module, *out.forward);
+  const std::map<std::string, std::string> names = pack_weights(module, *out.forward, precision);
   for (jit::Graph* part : {out.forward.get(), out.record.get()}) {
     jit::LowerSimpleTuples(part->block());
     use_packed(*part, names);

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "cna/torch/graft.hpp"
+#include "cna/torch/host.hpp"
 
 namespace cna {
 
@@ -21,7 +22,7 @@ struct Fused {
 
 /// Rewritten copies of both graphs; weights of `module` are packed in place. A model whose weights
 /// cannot be packed keeps its graphs.
-[[nodiscard]] Fused fuse(::torch::jit::Module& module, const Grafted& graph);
+[[nodiscard]] Fused fuse(::torch::jit::Module& module, const Grafted& graph, Precision precision);
 
 /// Whether an attribute of the module holds a second, packed copy of a weight.
 [[nodiscard]] bool is_packed_copy(const std::string& name);

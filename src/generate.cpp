@@ -36,6 +36,61 @@ std::vector<int64_t> end_tokens(const GenerateOptions& options, const ModelInfo&
   return options.eos_ids.empty() ? info.eos_ids : options.eos_ids;
 }
 
+namespace {
+
+/// Answers being written, and who is told of each token.
+struct Answers {
+  Answers(size_t prompts, const GenerateOptions& options, std::vector<int64_t> ends, Taps& at,
+          Watch* by, FollowedCircuit* circuit)
+      : written(prompts),
+        generation(options),
+        eos(std::move(ends)),
+        taps(at),
+        watch(by),
+        followed(circuit) {}
+
+  /// One step of these rows; those that end leave.
+  void step(Decoder& decoder) {
+    const std::vector<int64_t> tokens = decoder.step();
+    if (followed) watch->see(decoder.rows(), followed->take(taps).select(1, -1));
+    std::vector<bool> ended(tokens.size());
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      const int64_t row = decoder.rows()[i];
+      TokenIds& answer = written[static_cast<size_t>(row)];
+      if (std::find(eos.begin(), eos.end(), tokens[i]) != eos.end()) {
+        ended[i] = true;
+        if (followed) watch->forget_last(row);
+      } else {
+        answer.push_back(tokens[i]);
+        if (generation.on_token) generation.on_token(row, tokens[i]);
+        ended[i] = static_cast<int64_t>(answer.size()) == generation.max_new_tokens;
+      }
+      if (ended[i] && generation.on_answer) generation.on_answer(row, answer);
+      tokens_done += ended[i] ? generation.max_new_tokens - decoder.answered()[i] : 1;
+    }
+    decoder.advance(ended);
+  }
+
+  std::vector<TokenIds> written;
+  int64_t tokens_done = 0;  // those that an answer did not need count as well
+  const GenerateOptions& generation;
+  const std::vector<int64_t> eos;
+  Taps& taps;
+  Watch* watch;
+  FollowedCircuit* followed;
+};
+
+/// Whether rows that wait may take the places of rows that ended.
+bool rows_may_join(const Run& run, const GenerateOptions& generation, const RunOptions& options,
+                   const std::vector<int64_t>& eos) {
+  const ModelInfo& info = run.info();
+  return info.has_cache() && info.layouts.batch && info.layouts.padding && !eos.empty() &&
+         generation.max_new_tokens > 1 &&
+         static_cast<int64_t>(run.prompts().size()) > options.batch_rows;
+}
+
+}  // namespace
+
 std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
                                const GenerateOptions& generation, const RunOptions& options,
                                Watch* watch) try {
@@ -49,35 +104,30 @@ std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
     watch->begin(static_cast<int64_t>(prompts.size()));
     followed->start(taps);
   }
-  const std::vector<int64_t> eos = end_tokens(generation, run.info());
-  std::vector<TokenIds> answers(prompts.size());
-  const std::vector<Batch> batches = run.batches();
-  const int64_t total = static_cast<int64_t>(batches.size()) * generation.max_new_tokens;
-  int64_t before = 0;
-  for (const Batch& batch : batches) {
-    run.steer(batch.rows);
-    Decoder decoder(run, batch, generation);
-    for (int64_t n = 1; n <= generation.max_new_tokens && !decoder.done(); ++n) {
-      run.report(before + n - 1, total);
-      const std::vector<int64_t> tokens = decoder.step(n - 1);
-      if (followed) watch->see(decoder.rows(), n - 1, followed->take(taps).select(1, -1));
-      std::vector<bool> ended(tokens.size());
-      for (size_t i = 0; i < tokens.size(); ++i) {
-        const int64_t row = decoder.rows()[i];
-        ended[i] = std::find(eos.begin(), eos.end(), tokens[i]) != eos.end();
-        if (ended[i]) {
-          if (followed) watch->forget_last(row);
-          continue;
-        }
-        answers[static_cast<size_t>(row)].push_back(tokens[i]);
-        if (generation.on_token) generation.on_token(row, tokens[i]);
-      }
-      if (n < generation.max_new_tokens) decoder.advance(ended);
+  Answers answers(prompts.size(), generation, end_tokens(generation, run.info()), taps, watch,
+                  followed ? &*followed : nullptr);
+  const int64_t total = static_cast<int64_t>(prompts.size()) * generation.max_new_tokens;
+  const bool join = rows_may_join(run, generation, options, answers.eos);
+  const std::vector<Batch> waiting = join ? run.blocks() : run.batches();
+  std::optional<Decoder> under_way;
+  for (size_t next = 0; next < waiting.size() || (under_way && !under_way->done());) {
+    run.report(answers.tokens_done, total);
+    const bool idle = !under_way || under_way->done();
+    if (next < waiting.size() && (idle || (join && run.fit(under_way->rows(), waiting[next])))) {
+      const Batch& batch = waiting[next++];
+      run.steer(batch.rows);
+      Decoder fresh(run, batch, generation);
+      answers.step(fresh);
+      if (idle)
+        under_way.emplace(std::move(fresh));
+      else
+        under_way->join(std::move(fresh));
+    } else {
+      answers.step(*under_way);
     }
-    before += generation.max_new_tokens;
   }
   run.report(total, total);
-  return answers;
+  return std::move(answers.written);
 } catch (const std::exception& error) {
   rethrow("generate", error);
 }

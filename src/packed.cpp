@@ -24,7 +24,12 @@ at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& weight,
                          const std::optional<at::Tensor>& bias) {
   static const auto op = operator_named("mkldnn::_linear_pointwise");
   static const c10::List<std::optional<at::Scalar>> none;
-  return call(*op, {x, weight, bias, "none", none, ""});
+  if (weight.scalar_type() == x.scalar_type())
+    return call(*op, {x, weight, bias, "none", none, ""});
+  const at::Tensor rounded = x.to(weight.scalar_type());
+  const at::Tensor out = call(*op, {rounded, weight, std::optional<at::Tensor>(), "none", none, ""})
+                             .to(x.scalar_type());
+  return bias ? out + *bias : out;
 }
 
 }  // namespace
@@ -37,15 +42,25 @@ bool can_pack(const at::Tensor& weight) {
          weight.scalar_type() == at::kFloat && weight.layout() == at::kStrided;
 }
 
-at::Tensor pack(const at::Tensor& weight) {
+bool can_multiply(Precision precision) {
+  if (precision == Precision::float32) return true;
+  static const auto op = operator_named("mkldnn::_is_mkldnn_bf16_supported");
+  if (!op || !at::globalContext().hasMKLDNN()) return false;
+  torch::jit::Stack stack;
+  op->callBoxed(&stack);
+  return stack.back().toBool();
+}
+
+at::Tensor pack(const at::Tensor& weight, Precision precision) {
   static const auto op = operator_named("mkldnn::_reorder_linear_weight");
   const at::NoGradGuard guard;   // else the copy remembers what it was made of
   constexpr int64_t rows = 640;  // of a usual product; the layout is good for few rows too
-  return call(*op, {weight.contiguous(), rows});
+  const auto dtype = precision == Precision::bf16 ? at::kBFloat16 : weight.scalar_type();
+  return call(*op, {weight.to(dtype).contiguous(), rows});
 }
 
 at::Tensor unpack(const at::Tensor& weight) {
-  return weight.is_mkldnn() ? weight.to_dense() : weight;
+  return weight.is_mkldnn() ? weight.to_dense(at::kFloat) : weight;
 }
 
 TORCH_LIBRARY_FRAGMENT(cna, m) {

@@ -7,16 +7,22 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "cna/torch/host.hpp"
+
 namespace cna {
 
 /// Whether this LibTorch has oneDNN, and the weight [out, in] is of a kind that it packs: float32
 /// on a CPU.
 [[nodiscard]] bool can_pack(const at::Tensor& weight);
 
-/// An opaque copy of a weight, [out, in].
-[[nodiscard]] at::Tensor pack(const at::Tensor& weight);
+/// Whether this processor multiplies so.
+[[nodiscard]] bool can_multiply(Precision precision);
 
-/// The weight itself, whether it is packed or not; bit for bit as it was.
+/// An opaque copy of a weight, [out, in].
+[[nodiscard]] at::Tensor pack(const at::Tensor& weight, Precision precision);
+
+/// The weight itself in float32, whether it is packed or not; bit for bit as it was, or rounded to
+/// bfloat16 where it was packed so.
 [[nodiscard]] at::Tensor unpack(const at::Tensor& weight);
 
 }  // namespace cna

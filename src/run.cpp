@@ -150,6 +150,21 @@ std::vector<Batch> Run::batches() const {
   return make_batches(prompts_, prefix_, limits, info().device);
 }
 
+std::vector<Batch> Run::blocks() const {
+  BatchLimits limits = batch_limits(info(), options_, 0);
+  limits.rows = std::max<int64_t>(1, limits.rows / 4), limits.room = room_;
+  return make_batches(prompts_, prefix_, limits, info().device);
+}
+
+bool Run::fit(std::span<const int64_t> rows, const Batch& block) const {
+  const BatchLimits limits = batch_limits(info(), options_, room_);
+  int64_t longest = block.mask.size(1);
+  for (const int64_t row : rows)
+    longest = std::max(longest, static_cast<int64_t>(prompts_[static_cast<size_t>(row)].size()));
+  const auto all = static_cast<int64_t>(rows.size() + block.rows.size());
+  return all <= limits.rows && (limits.places == 0 || all * (longest + room_) <= limits.places);
+}
+
 int64_t Run::common_part() const {
   int64_t out = common_prefix(prompts_);
   // Tokens that are steered apart are not shared: they stand at another place in each prompt.

@@ -30,6 +30,11 @@ class Run {
   /// Tokens that all prompts begin with and no edit treats apart.
   [[nodiscard]] int64_t common_part() const;
   [[nodiscard]] std::vector<Batch> batches() const;
+  /// Rows that wait for a place among those whose answers are being written: in blocks of a size
+  /// that prompts are read well in, a quarter of a batch at most.
+  [[nodiscard]] std::vector<Batch> blocks() const;
+  /// Whether a block may join these rows.
+  [[nodiscard]] bool fit(std::span<const int64_t> rows, const Batch& block) const;
   [[nodiscard]] std::vector<int64_t> arms(std::span<const int64_t> rows) const;
 
   /// Edits for a batch whose rows are these prompts; stays until the next call.

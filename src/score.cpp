@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "cna/error.hpp"
 #include "fan.hpp"
@@ -45,24 +46,25 @@ int64_t rows_that_fit(std::span<const TokenIds> continuations, int64_t vocab, in
   return std::clamp<int64_t>(kLogitBytes / bytes, 1, std::max<int64_t>(rows, 1));
 }
 
-/// One batch, scored: tensors on the model's device, a row's continuation in its last places.
+/// One batch, scored: tensors on the model's device, a row's continuation in its last places, or
+/// in its first where rows share openings.
 struct Scored {
   const Batch& batch;
   at::Tensor log_p;    ///< float32 [rows, longest, vocab]
   at::Tensor ids;      ///< [rows, longest]
-  at::Tensor counted;  ///< [rows, longest], false before the continuation
+  at::Tensor counted;  ///< [rows, longest], false beside the continuation
 };
 
 /// The job as sequences that share their lower layers; none where it is no such job, or the host
 /// cannot.
 std::optional<SharedRows> fanned(const char* function, Model& model,
                                  std::span<const TokenIds> sequences, std::span<const int64_t> ends,
-                                 const RunOptions& options) {
+                                 const RunOptions& options, bool openings) {
   // An accelerator waits for launches more than for products: fewer and larger batches win there.
   if (options.batch_rows < 2 || sequences.empty() || !model.info().device.is_cpu())
     return std::nullopt;
   auto out = shared_rows(sequences, ends, options, model.shape().layers);
-  if (!out) return std::nullopt;
+  if (!out || (out->arms.size() < 2 && !openings)) return std::nullopt;
   const Model::Turn turn = model.take_turn(function);
   return model.host().widens() ? out : std::nullopt;
 }
@@ -70,14 +72,18 @@ std::optional<SharedRows> fanned(const char* function, Model& model,
 /// Calls sink(scored) -> float64 [rows, numbers] for each batch, and sets out[row] to a row's
 /// numbers; one read from the device a batch.
 /// @param ends     tokens of each sequence that are its prompt
+/// @param openings whether continuations of one prompt may share it; a continuation then begins in
+///                 the first of its places, and others lie behind a shorter one
 /// @param name_of  the prompt of a sequence, for messages
 template <class Sink, class Name>
 void score(const char* function, Model& model, std::span<const TokenIds> sequences,
-           std::span<const int64_t> ends, const RunOptions& options, const Name& name_of,
-           const Sink& sink, const at::Tensor& out) try {
+           std::span<const int64_t> ends, const RunOptions& options, bool openings,
+           const Name& name_of, const Sink& sink, const at::Tensor& out) try {
   c10::InferenceMode guard;
   int64_t done = 0;
   const auto all = static_cast<int64_t>(sequences.size());
+  auto shared = fanned(function, model, sequences, ends, options, openings);
+  const bool in_front = shared.has_value();
   const auto take = [&](Run& run, const Batch& batch, const auto& logits_at) {
     run.report(std::min(done, all), all);
     std::vector<int64_t> lengths;
@@ -95,8 +101,9 @@ void score(const char* function, Model& model, std::span<const TokenIds> sequenc
     const at::Tensor keep = at::arange(fresh - 1 - longest, fresh - 1, batch.ids.options());
     const at::Tensor logits = logits_at(keep).to(at::kFloat);
     const at::Tensor place = at::arange(longest, at::kLong);
+    const at::Tensor length = at::tensor(lengths, at::kLong).unsqueeze(1);
     const at::Tensor counted =
-        place.ge(longest - at::tensor(lengths, at::kLong).unsqueeze(1)).to(logits.device());
+        (in_front ? place.lt(length) : place.ge(longest - length)).to(logits.device());
     const Scored scored{batch, logits.log_softmax(-1),
                         batch.ids.narrow(1, fresh - longest, longest), counted};
     const at::Tensor numbers = sink(scored);
@@ -109,17 +116,18 @@ void score(const char* function, Model& model, std::span<const TokenIds> sequenc
       const at::Tensor row = read[static_cast<int64_t>(r)];
       const auto at_token = static_cast<int64_t>(row[-1].item<double>());
       if (at_token < longest)
-        throw_meaningless(function, name_of(batch.rows[r]), at_token - (longest - lengths[r]));
+        throw_meaningless(function, name_of(batch.rows[r]),
+                          in_front ? at_token : at_token - (longest - lengths[r]));
       out.select(0, batch.rows[r]).copy_(row.narrow(0, 0, row.size(0) - 1));
     }
     done += static_cast<int64_t>(batch.rows.size());
   };
-  if (auto shared = fanned(function, model, sequences, ends, options)) {
+  if (shared) {
     RunOptions apart = options;
     apart.share_prefix = false;
     Run run(function, model, sequences, apart, 0, ends);
     const int64_t prefix = options.share_prefix ? run.common_part() : 0;
-    Fan(run, options, ends, *std::move(shared), prefix)
+    Fan(run, options, ends, *std::move(shared), prefix, openings)
         .each([&](const Batch& batch, const auto& logits) { take(run, batch, logits); });
   } else {
     Run run(function, model, sequences, options, 0, ends);
@@ -165,6 +173,12 @@ bool prefix_is_safe(std::span<const TokenIds> prompts, std::span<const TokenIds>
                      [&](const TokenIds& p) { return prefix < static_cast<int64_t>(p.size()); });
 }
 
+/// Whether some prompts stand before several continuations: choices of a question, for instance.
+bool share_prompts(std::span<const TokenIds> prompts) {
+  std::set<TokenIds> seen(prompts.begin(), prompts.end());
+  return 2 * seen.size() <= prompts.size();
+}
+
 }  // namespace
 
 at::Tensor log_likelihood(Model& model, std::span<const TokenIds> prompts,
@@ -177,8 +191,9 @@ at::Tensor log_likelihood(Model& model, std::span<const TokenIds> prompts,
   run.share_prefix = options.share_prefix && prefix_is_safe(prompts, sequences);
   const at::Tensor out = at::zeros({static_cast<int64_t>(prompts.size()), 1}, at::kDouble);
   score(
-      "log_likelihood", model, sequences, ends, run, [](int64_t row) { return row; },
-      [](const Scored& s) { return likelihood(s).unsqueeze(1); }, out);
+      "log_likelihood", model, sequences, ends, run, options.share_prefix && share_prompts(prompts),
+      [](int64_t row) { return row; }, [](const Scored& s) { return likelihood(s).unsqueeze(1); },
+      out);
   return out.squeeze(1);
 }
 
@@ -207,7 +222,7 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
   const at::Tensor out = at::zeros({n * arms, 2}, at::kDouble);
   std::map<int64_t, at::Tensor> reference;  // by prompt
   score(
-      "divergence", model, sequences, ends, run, [&](int64_t row) { return row / arms; },
+      "divergence", model, sequences, ends, run, false, [&](int64_t row) { return row / arms; },
       [&](const Scored& s) {
         std::vector<at::Tensor> kl;
         for (size_t r = 0; r < s.batch.rows.size(); ++r) {
@@ -263,7 +278,7 @@ at::Tensor prompt_divergence(Model& model, std::span<const TokenIds> prompts,
       run.arm_of_prompt.assign(n, arm);
       run.share_prefix = options.share_prefix && prefix_is_safe(asked.subspan(first, n), rows);
       score(
-          "prompt_divergence", model, rows, std::span(ends).subspan(first, n), run,
+          "prompt_divergence", model, rows, std::span(ends).subspan(first, n), run, false,
           [&](int64_t row) { return start + row; }, [&](const Scored& s) { return each(s, take); },
           out.narrow(0, start, count));
     };

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
+#include <utility>
 
 #include "cna/error.hpp"
 
@@ -45,6 +47,23 @@ RunOptions options_of(std::span<const SweepJob> jobs, std::span<const Interventi
   return run;
 }
 
+/// Jobs that run together: the prefix of their prompts is kept once for each of their arms.
+std::vector<std::span<const SweepJob>> parts(std::span<const SweepJob> jobs, size_t batch_rows) {
+  constexpr size_t kArms = 16, kBatches = 8;
+  std::vector<std::span<const SweepJob>> out;
+  for (size_t first = 0; first < jobs.size();) {
+    std::set<int64_t> arms;
+    size_t end = first;
+    for (; end < jobs.size() && end - first < kBatches * batch_rows; ++end) {
+      arms.insert(jobs[end].arm);
+      if (arms.size() > kArms && end - first >= batch_rows) break;
+    }
+    out.push_back(jobs.subspan(first, end - first));
+    first = end;
+  }
+  return out;
+}
+
 }  // namespace
 
 void answer_jobs(Model& model, std::span<const Intervention> arms,
@@ -57,17 +76,38 @@ void answer_jobs(Model& model, std::span<const Intervention> arms,
         "sweep: expected steering with one strength around a sweep, got {} strengths; give each "
         "its own arm",
         options.intervention.arms());
-  const auto at_once = static_cast<size_t>(std::max<int64_t>(options.batch_rows, 1));
-  RunOptions quiet = options;
-  quiet.progress = nullptr;
-  for (size_t first = 0; first < jobs.size(); first += at_once) {
-    const auto chunk = jobs.subspan(first, std::min(at_once, jobs.size() - first));
+  const auto keep_at = static_cast<size_t>(std::max<int64_t>(options.batch_rows, 1));
+  std::vector<SweepJob> done;
+  std::vector<TokenIds> answers;
+  const auto keep = [&] {
+    const auto jobs_done = std::exchange(done, {});
+    const auto written = std::exchange(answers, {});
+    if (!jobs_done.empty()) sink(jobs_done, written);
+  };
+  size_t finished = 0;
+  for (const auto& part : parts(jobs, keep_at)) {
     std::vector<TokenIds> asked;
-    for (const SweepJob& job : chunk) asked.push_back(prompts[static_cast<size_t>(job.prompt)]);
-    sink(chunk, generate(model, asked, generation, options_of(chunk, arms, quiet)));
+    for (const SweepJob& job : part) asked.push_back(prompts[static_cast<size_t>(job.prompt)]);
+    RunOptions run = options_of(part, arms, options);
+    run.progress = nullptr;
+    GenerateOptions listened = generation;
+    listened.on_answer = [&](int64_t row, const TokenIds& answer) {
+      done.push_back(part[static_cast<size_t>(row)]), answers.push_back(answer);
+      ++finished;
+      if (done.size() < keep_at) return;
+      keep();
+      if (options.progress)
+        options.progress(static_cast<int64_t>(finished), static_cast<int64_t>(jobs.size()));
+    };
+    try {
+      (void)generate(model, asked, listened, run);
+    } catch (...) {
+      keep();  // what was finished before; nothing, where the sink itself failed
+      throw;
+    }
+    keep();
     if (options.progress)
-      options.progress(static_cast<int64_t>(first + chunk.size()),
-                       static_cast<int64_t>(jobs.size()));
+      options.progress(static_cast<int64_t>(finished), static_cast<int64_t>(jobs.size()));
   }
 }
 

@@ -23,8 +23,12 @@ namespace jit = ::torch::jit;
 
 class TorchScriptHost final : public Host {
  public:
-  TorchScriptHost(jit::Module module, Grafted graph, bool exported, bool fused)
-      : module_(std::move(module)), graph_(std::move(graph)), exported_(exported), fused_(fused) {
+  TorchScriptHost(jit::Module module, Grafted graph, bool exported, const HostOptions& options)
+      : module_(std::move(module)),
+        graph_(std::move(graph)),
+        exported_(exported),
+        fused_(options.fuse),
+        precision_(options.precision) {
     handle_ = c10::make_intrusive<TapsHandle>(graph_.shape.layers);
     info_.shape = graph_.shape;
     info_.hidden = graph_.hidden;
@@ -77,6 +81,11 @@ class TorchScriptHost final : public Host {
   void run_to_last_tap(const Step& step) override { run(record_, step); }
 
   void to(c10::Device device) override {
+    if (precision_ != Precision::float32 && !device.is_cpu())
+      throw_value_error(
+          "to: expected a CPU for a model with products in bfloat16, got {}; load it there with "
+          "its own precision",
+          device.str());
     // Everything is made anew on the device first, then taken over together.
     try {
       const Weights weights = weights_on(device);
@@ -103,7 +112,8 @@ class TorchScriptHost final : public Host {
 
   void compile() {
     const bool fused = fused_ && info_.device.is_cpu();
-    const Fused graphs = fused ? fuse(module_, graph_) : Fused{graph_.forward, graph_.record};
+    const Fused graphs =
+        fused ? fuse(module_, graph_, precision_) : Fused{graph_.forward, graph_.record};
     forward_ = jit::Code(graphs.forward, "cna_forward");
     record_ = jit::Code(graphs.record, "cna_record");
   }
@@ -154,6 +164,7 @@ class TorchScriptHost final : public Host {
   jit::Module module_;
   Grafted graph_;
   bool exported_, fused_;
+  Precision precision_;
   c10::intrusive_ptr<TapsHandle> handle_;
   jit::Code forward_, record_;
   std::string unembedding_;
@@ -175,6 +186,20 @@ jit::Module load_archive(const std::filesystem::path& file) {
         "another kind, export it again",
         file.string(), first_line(error));
   }
+}
+
+void require_precision(const HostOptions& options, at::ScalarType dtype) {
+  if (options.precision == Precision::float32) return;
+  if (!options.fuse || !options.device.is_cpu() || dtype != at::kFloat)
+    throw_value_error(
+        "load: expected a float32 export on a CPU, with fuse, for products in bfloat16, got {} on "
+        "{}{}; "
+        "leave the precision at float32",
+        at::toString(dtype), options.device.str(), options.fuse ? "" : " without fuse");
+  if (!can_multiply(options.precision))
+    throw_value_error(
+        "load: expected a processor with bfloat16 products, got none; leave the precision at "
+        "float32");
 }
 
 /// A shape as a graph has it, which does not tell experts apart.
@@ -226,8 +251,9 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
         arguments, path.string());
   }
   if (exported) graph.shape = manifest.shape;
-  auto host = std::make_unique<TorchScriptHost>(std::move(module), std::move(graph), exported,
-                                                options.fuse);
+  require_precision(options, graph.dtype);
+  auto host =
+      std::make_unique<TorchScriptHost>(std::move(module), std::move(graph), exported, options);
   host->set_unembedding(manifest.unembedding);
   ModelInfo& info = host->editable_info();
   info.id = exported ? manifest.model_id : path.filename().string();

@@ -15,12 +15,13 @@ std::vector<bool> Watch::fired() const {
   return out;
 }
 
-void Watch::see(std::span<const int64_t> prompts, int64_t token, const at::Tensor& activations) {
+void Watch::see(std::span<const int64_t> prompts, const at::Tensor& activations) {
   const at::Tensor scores = gate_.score_of(activations);
   for (size_t i = 0; i < prompts.size(); ++i) {
     const double score = scores.data_ptr<double>()[i];
-    scores_[static_cast<size_t>(prompts[i])].push_back(score);
-    if (listener_) listener_(prompts[i], token, score);
+    std::vector<double>& of_prompt = scores_[static_cast<size_t>(prompts[i])];
+    of_prompt.push_back(score);
+    if (listener_) listener_(prompts[i], static_cast<int64_t>(of_prompt.size()) - 1, score);
   }
 }
 

@@ -117,12 +117,13 @@ py::class_<Model> bind_host(py::module_& m) {
       .def_static(
           "load",
           [](const std::filesystem::path& path, const std::string& pattern,
-             const std::string& device, bool verify, bool fuse) {
+             const std::string& device, bool verify, bool fuse, bool bf16) {
             py::gil_scoped_release release;
-            return Model::load(path, {pattern, c10::Device(device), verify, fuse});
+            const Precision precision = bf16 ? Precision::bf16 : Precision::float32;
+            return Model::load(path, {pattern, c10::Device(device), verify, fuse, precision});
           },
           py::arg("path"), py::arg("pattern") = "", py::arg("device") = "cpu",
-          py::arg("verify") = true, py::arg("fuse") = true,
+          py::arg("verify") = true, py::arg("fuse") = true, py::arg("bf16") = false,
           "Opens an exported folder, or any traced TorchScript language model.")
       .def_static(
           "live",

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <set>
@@ -213,6 +214,39 @@ TEST_CASE("generate: rows that end at different steps leave the others as they a
   }
 }
 
+TEST_CASE("generate: waiting rows take the places of rows that ended") {
+  std::vector<TokenIds> prompts;
+  for (int64_t i = 0; i < 16; ++i) prompts.push_back({17, 18, i, (5 * i + 3) % 16});
+  const auto whole = answers_by_hand(prompts, 12);
+  const int64_t end = end_token(whole);
+  const auto expected = cut_at(end, whole);
+  RunOptions run;
+  run.batch_rows = 8;
+  int64_t passes = 0, apart = 0;
+  run.progress = [&](int64_t, int64_t) { ++passes; };
+  for (size_t first = 0; first < prompts.size(); first += 8) {
+    size_t longest = 0;
+    for (size_t i = first; i < first + 8; ++i)
+      longest = std::max(longest, std::min<size_t>(expected[i].size() + 1, 12));
+    apart += static_cast<int64_t>(longest);
+  }
+  std::map<int64_t, TokenIds> told;
+  GenerateOptions generation{.max_new_tokens = 12};
+  generation.on_answer = [&](int64_t row, const TokenIds& answer) {
+    CHECK(told.emplace(row, answer).second);
+  };
+  Model model = weights().host(true, {end});
+  CHECK(generate(model, prompts, generation, run) == expected);
+  REQUIRE(told.size() == prompts.size());
+  for (const auto& [row, answer] : told) CHECK(answer == expected[static_cast<size_t>(row)]);
+  // Prompts are read two at a time, while six other rows wait: so many passes more at most.
+  CHECK(passes - 1 < apart + 8);
+  told.clear(), passes = 0;
+  generation.ignore_eos = true;
+  CHECK(generate(model, prompts, generation, run) == whole);
+  CHECK(passes - 1 == 2 * 12);  // all rows end together
+}
+
 TEST_CASE("generate: what is drawn for a prompt depends on the seed and its number alone") {
   Model model = weights().host();
   const auto prompts =
@@ -367,19 +401,21 @@ TEST_CASE("divergence: equals the reference, with more arms than rows in a batch
   }
 }
 
-TEST_CASE("divergence: arms that join behind the first layer compute what they do alone") {
-  // By the layer that first has rows of them: 0, 1 (by a neuron, by the stream), none; not in
-  // order.
+/// By the layer that first has rows of them: 0, 1 (by a neuron, by the stream), none; not in order.
+std::vector<Intervention> joining_arms() {
   const Circuit late({LiveModel::kLayers, LiveModel::kWidth}, {{1, 7, -3.0}, {1, 0, 0.5}});
-  const std::vector<Intervention> arms = {
-      Intervention(1),
-      Intervention::bias_logits(at::linspace(-2, 2, LiveModel::kVocab, at::kDouble),
-                                std::vector{1.0}),
-      Intervention::scale(late, std::vector{-2.0}),
-      Intervention::scale(kCircuit, std::vector{0.0}),
-      Intervention::add(Site::residual, 0, vector(), std::vector{2.0}),
-      Intervention::add(Site::residual, 1, vector(), std::vector{-1.0}),
-      Intervention::scale(late, std::vector{3.0}).from_last(1)};
+  return {Intervention(1),
+          Intervention::bias_logits(at::linspace(-2, 2, LiveModel::kVocab, at::kDouble),
+                                    std::vector{1.0}),
+          Intervention::scale(late, std::vector{-2.0}),
+          Intervention::scale(kCircuit, std::vector{0.0}),
+          Intervention::add(Site::residual, 0, vector(), std::vector{2.0}),
+          Intervention::add(Site::residual, 1, vector(), std::vector{-1.0}),
+          Intervention::scale(late, std::vector{3.0}).from_last(1)};
+}
+
+TEST_CASE("divergence: arms that join behind the first layer compute what they do alone") {
+  const std::vector<Intervention> arms = joining_arms();
   RunOptions run;
   run.intervention = Intervention::concat(arms);
   CHECK(run.intervention.first_layers(2) == std::vector<int64_t>{2, 2, 1, 0, 1, 2, 1});
@@ -399,6 +435,37 @@ TEST_CASE("divergence: arms that join behind the first layer compute what they d
         const Divergence one = divergence(model, prompts, kContinuations, alone);
         CHECK(close(all.kl[static_cast<int64_t>(arm)], one.kl[1]));
         CHECK(close(all.log_likelihood[static_cast<int64_t>(arm)], one.log_likelihood[1]));
+      }
+    }
+  }
+}
+
+TEST_CASE("log_likelihood: choices that share their question score as each alone") {
+  const std::vector<Intervention> arms = joining_arms();
+  Model model = weights().host();
+  for (const auto& questions : both()) {
+    std::vector<TokenIds> prompts, choices;
+    for (const TokenIds& question : questions)
+      for (const TokenIds& choice : kContinuations)
+        prompts.push_back(question), choices.push_back(choice);
+    const auto n = static_cast<int64_t>(prompts.size());
+    RunOptions run;
+    run.intervention = Intervention::concat(arms);
+    std::vector<TokenIds> all_prompts, all_choices;
+    for (size_t arm = 0; arm < arms.size(); ++arm) {
+      all_prompts.insert(all_prompts.end(), prompts.begin(), prompts.end());
+      all_choices.insert(all_choices.end(), choices.begin(), choices.end());
+      run.arm_of_prompt.insert(run.arm_of_prompt.end(), prompts.size(), static_cast<int64_t>(arm));
+    }
+    for (const int64_t rows : {2, 5, 64}) {
+      run.batch_rows = rows;
+      const at::Tensor all = log_likelihood(model, all_prompts, all_choices, run);
+      for (size_t arm = 0; arm < arms.size(); ++arm) {
+        RunOptions alone;
+        alone.batch_rows = 1;  // one row a batch: nothing is shared
+        alone.intervention = arms[arm];
+        CHECK(close(all.narrow(0, static_cast<int64_t>(arm) * n, n),
+                    log_likelihood(model, prompts, choices, alone)));
       }
     }
   }

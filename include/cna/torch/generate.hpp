@@ -1,6 +1,7 @@
 /// Batched generation with a key/value cache, greedy or sampled, steered per row.
 ///
-/// Rows that meet an end token leave the batch; a row's answer does not depend on its neighbours.
+/// Rows that meet an end token leave the batch, and waiting rows take their places; a row's answer
+/// does not depend on its neighbours.
 /// next ~ softmax(logits / temperature) over the top_k tokens and the smallest set with mass top_p.
 #pragma once
 
@@ -23,6 +24,8 @@ struct GenerateOptions {
   bool ignore_eos = false;            ///< always generate max_new_tokens
   /// Called with each token of an answer as it is written; what it throws ends the run.
   std::function<void(int64_t prompt, int64_t token)> on_token = {};
+  /// Called with each answer as it is finished; what it throws ends the run.
+  std::function<void(int64_t prompt, const TokenIds& answer)> on_answer = {};
 };
 
 class Watch;

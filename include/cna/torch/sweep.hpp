@@ -26,8 +26,8 @@ struct SweepJob {
 using SweepSink =
     std::function<void(std::span<const SweepJob> jobs, std::span<const TokenIds> answers)>;
 
-/// Answers of the jobs in their order, `options.batch_rows` at a time; each batch goes to `sink`.
-/// What `options.intervention` does comes before the arm's own; `arm_of_prompt` is not used.
+/// Answers of the jobs, which go to `sink` as they are finished, some `options.batch_rows` at a
+/// time. What `options.intervention` does comes before the arm's own; `arm_of_prompt` is not used.
 /// @throws IndexError for a job outside arms or prompts; ValueError for an arm of several
 /// strengths.
 CNA_API void answer_jobs(Model& model, std::span<const Intervention> arms,

@@ -34,8 +34,8 @@ class CNA_API Watch {
 
   /// What `generate` calls: a run over so many prompts begins.
   void begin(int64_t prompts) { scores_.assign(static_cast<size_t>(prompts), {}); }
-  /// What `generate` calls at every step: a batch's prompts and activations [rows, neurons].
-  void see(std::span<const int64_t> prompts, int64_t token, const at::Tensor& activations);
+  /// What `generate` calls at every step: its prompts and activations [rows, neurons].
+  void see(std::span<const int64_t> prompts, const at::Tensor& activations);
   /// What `generate` calls where the token that was predicted ends the answer.
   void forget_last(int64_t prompt) { scores_[static_cast<size_t>(prompt)].pop_back(); }
 

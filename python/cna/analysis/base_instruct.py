@@ -55,6 +55,9 @@ class BaseAgainstInstruct:
                 rows += _rows("contribution", base, instruct)
         return pd.DataFrame(rows)
 
+    def __repr__(self) -> str:
+        return f"BaseAgainstInstruct({self.overlap!r})"
+
     def _repr_html_(self) -> str:
         caption = (
             f"Base against instruct: {self.overlap.shared:,} neurons in both, "

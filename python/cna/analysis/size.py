@@ -52,6 +52,9 @@ class SmallestK:
             }
         )
 
+    def __repr__(self) -> str:
+        return f"SmallestK({self.k} neurons keep {self.share:.0%} of the effect of {self.k_max})"
+
     def _repr_html_(self) -> str:
         note = "" if self.monotone else "; the effect is not monotone in k, so read the table"
         head = lead(

@@ -99,6 +99,9 @@ class LayersByRanking:
         sentence = layers_sentence(self.table)
         return f"{sentence} No contributions: {self.missing}" if self.missing else sentence
 
+    def __repr__(self) -> str:
+        return f"LayersByRanking({len(self.by_delta)} neurons of {len(self.delta_sum)} layers)"
+
     def _repr_html_(self) -> str:
         layers = len(self.delta_sum)
         return panel(

@@ -32,6 +32,9 @@ class UniversalNeurons:
     top_fraction: float
     prompt_hash: str
 
+    def __repr__(self) -> str:
+        return f"UniversalNeurons({len(self)} neurons of {self.n_prompts} prompts)"
+
     def __len__(self) -> int:
         return len(self.neurons)
 

@@ -46,6 +46,11 @@ class SteeringVector:
     last_tokens: int | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        layers = ", ".join(map(str, sorted(self.vectors)))
+        size = next(iter(self.vectors.values())).numel()
+        return f"SteeringVector({self.name!r}, {self.site}, layers {layers}, {size} features)"
+
     def __post_init__(self) -> None:
         if not self.vectors:
             raise ValueError(

@@ -36,6 +36,12 @@ def model_options(parser: argparse.ArgumentParser) -> None:
         help="run the checkpoint as it is, nothing exported (mixtures of experts, unusual models)",
     )
     parser.add_argument(
+        "--precision",
+        choices=["float32", "bf16"],
+        default="float32",
+        help="bf16: products of a float32 export in bfloat16, where the processor has them",
+    )
+    parser.add_argument(
         "--batch-size",
         type=int,
         default=64,
@@ -148,12 +154,14 @@ def together(run: Command) -> Command:
     return joined
 
 
-def load_model(args: argparse.Namespace) -> Any:
+def load_model(args: argparse.Namespace, precision: str | None = None) -> Any:
+    """The model that a command was given; `precision` instead of its own."""
     from .. import load
     from ..many import ranks
 
     how = opening(args) | {"device": ranks.device_of_rank(args.device)}
     how |= {"format": "live"} if args.live else {}
+    how |= {"precision": precision or args.precision}
 
     def open_model() -> Any:
         return load(args.model, revision=args.revision, pattern=args.pattern, **how)

@@ -73,7 +73,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 @together
 def run(args: argparse.Namespace) -> int:
-    from .. import discover, universal_neurons
+    from .. import compare, discover, universal_neurons
     from ..many import discover_distributed, universal_neurons_distributed
     from ..many.ranks import is_distributed
     from ..prompts import tasks
@@ -117,6 +117,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     circuit.save(out)
     print(circuit)
+    if args.precision != "float32" and not shared:
+        exact = discover(load_model(args, "float32"), positive, negative, **options, **weighted)
+        same = compare(circuit, exact).shared
+        print(f"{same} of {len(circuit)} neurons are those that float32 finds")
     print("\n".join(layer_lines(circuit)))
     print(f"wrote {out}")
     return 0

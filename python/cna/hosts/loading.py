@@ -23,6 +23,8 @@ from .named import checkpoint, expanded, require_revision
 
 __all__ = ["cache_folder", "export_cached", "load", "load_hf", "open_export", "smollm2_source"]
 
+PRECISIONS = ("float32", "bf16")
+
 
 def load(
     name: str | os.PathLike[str],
@@ -35,6 +37,7 @@ def load(
     format: str = "torchscript",
     verify: bool = True,
     fuse: bool = True,
+    precision: str = "float32",
     system: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
@@ -58,6 +61,9 @@ def load(
         verify: check the archive's SHA-256 against its manifest.
         fuse: on a CPU, run a TorchScript graph in a faster form: weights packed for products of few
             rows. Last bits of numbers change; False gives what the graph itself computes, bit for bit.
+        precision: "bf16" rounds what products of a float32 export take in to bfloat16, on a CPU that has
+            such products; weights take half the memory, numbers differ by some 0.3 %, and what it gains
+            or loses in time depends on the processor, see docs/benchmarks.md. "float32": as exported.
         system: a text put in front of every chat prompt as its system message. Messages that have one
             of their own, and templates that know none, are an error.
         template_kwargs: further arguments of the chat template, for instance
@@ -70,10 +76,12 @@ def load(
     Archives of either format run code: open only files that you trust.
     """
     chat: dict[str, Any] = {"system": system, "template_kwargs": template_kwargs}
+    _require_precision(precision, format)
     if format == "live":
         how: dict[str, Any] = {"revision": revision, "dtype": dtype, "device": device}
         return live(name, **how, pattern=pattern, **chat)
     require_format("load", format)
+    runs: dict[str, Any] = {"fuse": fuse, "bf16": precision == "bf16"}
     left_open = is_auto(device) or is_auto(dtype)
     compiled = format == "aoti" and is_auto(device)  # for the CPU, unless a GPU is named
     where = choose_device("load", "cpu" if compiled else device)
@@ -85,7 +93,7 @@ def load(
             # Where there is no GPU the host says what the folder was compiled for.
             where = choose_device("load", None if made == "cuda" else made)
             announce(os.fspath(name), where)
-        return open_export(path, device=where, pattern=pattern, verify=verify, fuse=fuse, **chat)
+        return open_export(path, device=where, pattern=pattern, verify=verify, **runs, **chat)
     if path.is_file() and path.suffix == ".pt2":
         raise RuntimeError(
             f"load: expected the folder of a compiled model, got the file '{path}'; open the folder, "
@@ -95,7 +103,7 @@ def load(
         require_settings("load", None, system, template_kwargs)
         if is_auto(device):
             announce(os.fspath(name), where)
-        bare = _core.Model.load(path, pattern, where, fuse=fuse)
+        bare = _core.Model.load(path, pattern, where, **runs)
         return Model(bare, None, path)
     text = checkpoint("load", name, path)
     chosen = choose_dtype(dtype, where, text, revision)
@@ -110,7 +118,19 @@ def load(
         format=format,
         device=where,
     )
-    return open_export(folder, device=where, pattern=pattern, verify=verify, fuse=fuse, **chat)
+    return open_export(folder, device=where, pattern=pattern, verify=verify, **runs, **chat)
+
+
+def _require_precision(precision: str, format: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"load: expected a precision of {' or '.join(PRECISIONS)}, got '{precision}'; choose one"
+        )
+    if precision != "float32" and format == "live":
+        raise ValueError(
+            "load: expected an export for precision='bf16', got format='live'; load the checkpoint with "
+            "dtype='bfloat16', or export it"
+        )
 
 
 def _compiled_for(path: Path) -> str | None:
@@ -128,6 +148,7 @@ def open_export(
     pattern: str = "",
     verify: bool = True,
     fuse: bool = True,
+    bf16: bool = False,
     **chat: Any,
 ) -> Model:
     """Opens an exported folder; see `load`."""
@@ -154,7 +175,7 @@ def open_export(
             "or truncated (SHA-256 differs); export the model again"
         )
     # hashlib is several times faster than the C++ check.
-    core = _core.Model.load(path, pattern, str(device), verify=False, fuse=fuse)
+    core = _core.Model.load(path, pattern, str(device), verify=False, fuse=fuse, bf16=bf16)
     tokenizer = None
     if manifest.get("tokenizer"):
         from transformers import AutoTokenizer

@@ -54,6 +54,10 @@ class SweepResult:
     layers: pd.DataFrame | None = None
     drawing: ClassVar[Drawing]
 
+    def __repr__(self) -> str:
+        name = self.settings.get("task", "")
+        return f"SweepResult({name!r}, {len(self.table)} arms, {len(self.answers)} answers)"
+
     def plot(self) -> Any:
         """Behaviour rate against strength with intervals: a matplotlib Figure."""
         return self.drawing.plot(self.table)

@@ -83,6 +83,55 @@ def test_layers_below_the_first_edit_run_once(exports: Any) -> None:
     assert set(rows_of_products(model, [late, around])) == {3}
 
 
+CHOICES = [[7], [7, 8, 9], [1, 2], [30, 31, 32, 33, 34, 35], [5]]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma3"])
+@pytest.mark.parametrize("rows", [2, 3, 64])
+def test_choices_of_a_question_score_as_each_alone(family: str, rows: int, exports: Any) -> None:
+    """Questions of equal and of other lengths, one with a single choice, and some choices twice."""
+    model = cna.load(exports(family))
+    parts = arms_of(model, make_hf(family).config.hidden_size)
+    questions = random_ids([9, 5, 9, 1, 2], seed=8)
+    questions.append([*questions[0][:4], 6])  # begins like another
+    asked = [(q, c) for q in questions[:-1] for c in CHOICES[: 3 if len(q) > 1 else 5]]
+    asked += [(questions[-1], CHOICES[0]), (questions[0], CHOICES[3])]
+    prompts, ends = [q for q, _ in asked], [c for _, c in asked]
+    n = len(asked)
+    for arms in ([parts[0]], [parts[-1]], parts):
+        together = cna.Intervention.concat(arms)
+        which = [a for a in range(len(arms)) for _ in asked]
+        found = model.core.log_likelihood(
+            prompts * len(arms),
+            ends * len(arms),
+            intervention=together,
+            arms=which,
+            batch_rows=rows,
+        )
+        for i, arm in enumerate(arms):
+            alone = model.core.log_likelihood(
+                prompts, ends, intervention=arm, batch_rows=1, share_prefix=False
+            )
+            torch.testing.assert_close(found.view(-1, n)[i], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_question_is_computed_once_for_its_choices(exports: Any) -> None:
+    model = cna.load(exports("llama"))
+    assert model.core.widens  # tries it once
+    questions = random_ids([20, 20], seed=2)
+    asked = [(q, c) for q in questions for c in CHOICES[:4]]
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        model.core.log_likelihood([q for q, _ in asked], [c for _, c in asked])
+    products = [e for e in seen.events() if e.name == "cna::packed_linear"]
+    tokens = sum(
+        e.input_shapes[0][0] * e.input_shapes[0][1]
+        for e in products
+        if e.input_shapes[1] == [16, 32]  # keys and values of four layers
+    )
+    # Openings of 19 tokens, then from a question's last token on: eight rows as long as the longest.
+    assert tokens == 2 * 4 * (2 * 19 + 8 * 7)
+
+
 def test_a_host_whose_rows_cannot_join_goes_on_without(tmp_path: Path) -> None:
     """OPT's rows are flat in its MLPs: the tap there counts on the rows that the step began with."""
     hf, _ = build("opt")

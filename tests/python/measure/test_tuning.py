@@ -219,6 +219,10 @@ def test_tune_chooses_under_its_bound_and_keeps_a_run(
     table = pd.read_csv(tmp_path / "run" / "trials.csv")
     assert table["left"].tolist() == pytest.approx(best.table["left"].tolist())
     assert best.plot().axes
+    left, kl = best.chosen["left"], best.chosen["kl"]
+    assert repr(best).startswith(f"TuneResult({best.name}: {left:.2f} left at KL {kl:.3f}, ")
+    page = best._repr_html_()
+    assert page.count("<tr") == 1 + len(best.front) and f"of {len(circuits)} candidates" in page
 
 
 def test_a_stopped_search_goes_on(

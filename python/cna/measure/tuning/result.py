@@ -12,6 +12,7 @@ import pandas as pd
 
 from ... import _core
 from ...base.files import write_whole
+from ...base.html import frame_html, lead, panel
 from ...circuits.operation import Operation, save_steering
 from ..result import SweepResult
 from .candidate import Candidate
@@ -53,6 +54,22 @@ class TuneResult:
     def front(self) -> pd.DataFrame:
         """The circuits that no other one beats in both what is left and the KL, by rising KL."""
         return front(self.table[self.table["kind"] == "circuit"])
+
+    def __repr__(self) -> str:
+        bound = "within" if self.within_bound else "NOT within"
+        left, kl = self.chosen["left"], self.chosen["kl"]
+        return f"TuneResult({self.name}: {left:.2f} left at KL {kl:.3f}, {bound} the bound)"
+
+    def _repr_html_(self) -> str:
+        tried = len(self.table[self.table["kind"] == "circuit"])
+        kept = "" if self.within_bound else ", which is beyond the bound"
+        head = lead(
+            f"{self.name}:",
+            f"of {tried} candidates, {self.chosen['left']:.0%} of the behaviour left at a benign KL "
+            f"of {self.chosen['kl']:.3f}{kept}, on the choice half. Those that no other one beats:",
+        )
+        columns = ["ranking", "penalty", "k", "first_layer", "operation", "strength", "left", "kl"]
+        return panel([head, frame_html(self.front[columns])])
 
     def plot(self) -> Any:
         """What is left against the KL: all candidates, their front, the baselines, the choice."""
