@@ -11,6 +11,10 @@ namespace cna {
 /// True where the logits [..., vocab] are not finite or all equal; bool [...].
 [[nodiscard]] at::Tensor meaningless(const at::Tensor& logits);
 
+/// The same of logits or log probabilities, where `broken` [...] says already in which rows the
+/// largest logit is not finite.
+[[nodiscard]] at::Tensor meaningless(const at::Tensor& scores, const at::Tensor& broken);
+
 /// Throws NonFinite; `step` counts the tokens of the answer from 0.
 [[noreturn]] void throw_meaningless(const char* function, int64_t prompt, int64_t step);
 

@@ -34,13 +34,15 @@ class Sampler {
   /// The next token of each row, int64 [rows], on the device of the logits; -1 where they mean
   /// nothing.
   at::Tensor next(const at::Tensor& logits) {
-    at::Tensor chosen;
+    at::Tensor chosen, best;  // best: the largest logit of each row, which an overflow is too
     if (options_.temperature == 0.0) {
       chosen = logits.argmax(-1);
+      best = logits.gather(-1, chosen.unsqueeze(-1)).squeeze(-1);
     } else {
       const int64_t vocab = logits.size(-1);
       const int64_t k = options_.top_k > 0 ? std::min(options_.top_k, vocab) : vocab;
       const auto [scores, order] = at::topk(logits.to(at::kFloat), k, -1);
+      best = scores.select(-1, 0);
       // The largest is subtracted first: a temperature near 0 must not overflow.
       const at::Tensor below = (scores - scores.narrow(-1, 0, 1)).to(at::kDouble);
       at::Tensor mass = (below / options_.temperature).softmax(-1).cumsum(-1);
@@ -54,7 +56,7 @@ class Sampler {
           at::searchsorted(mass, draw.to(logits.device()) * mass.gather(1, cut)).clamp_max(k - 1);
       chosen = order.gather(1, pick).squeeze(1);
     }
-    return chosen.masked_fill(meaningless(logits), -1);
+    return chosen.masked_fill(meaningless(logits, best.isfinite().logical_not()), -1);
   }
 
  private:

@@ -11,6 +11,7 @@
 #include "cna/error.hpp"
 #include "fan.hpp"
 #include "finite.hpp"
+#include "kl.hpp"
 #include "run.hpp"
 #include "step_error.hpp"
 
@@ -54,6 +55,14 @@ struct Scored {
   at::Tensor ids;      ///< [rows, longest]
   at::Tensor counted;  ///< [rows, longest], false beside the continuation
 };
+
+/// On the memory of the logits where nothing else holds them: tens of megabytes a batch, which the
+/// system would hand out page by page.
+at::Tensor log_probabilities(at::Tensor logits) {
+  const bool alone = logits.use_count() == 1 && logits.storage().use_count() == 1;
+  return alone && logits.is_contiguous() ? at::log_softmax_out(logits, logits, -1)
+                                         : logits.log_softmax(-1);
+}
 
 /// The job as sequences that share their lower layers; none where it is no such job, or the host
 /// cannot.
@@ -99,16 +108,18 @@ void score(const char* function, Model& model, std::span<const TokenIds> sequenc
           "to false",
           function);
     const at::Tensor keep = at::arange(fresh - 1 - longest, fresh - 1, batch.ids.options());
-    const at::Tensor logits = logits_at(keep).to(at::kFloat);
+    at::Tensor logits = logits_at(keep).to(at::kFloat);
     const at::Tensor place = at::arange(longest, at::kLong);
     const at::Tensor length = at::tensor(lengths, at::kLong).unsqueeze(1);
     const at::Tensor counted =
         (in_front ? place.lt(length) : place.ge(longest - length)).to(logits.device());
-    const Scored scored{batch, logits.log_softmax(-1),
+    const Scored scored{batch, log_probabilities(std::move(logits)),
                         batch.ids.narrow(1, fresh - longest, longest), counted};
     const at::Tensor numbers = sink(scored);
-    // The first token whose logits mean nothing; `longest` where all are fine.
-    const at::Tensor bad = meaningless(logits).logical_and_(counted);
+    // The first token whose logits mean nothing; `longest` where all are fine. An overflow makes
+    // every log probability of its row NaN.
+    const at::Tensor bad =
+        meaningless(scored.log_p, scored.log_p.select(-1, 0).isnan()).logical_and(counted);
     const at::Tensor first = place.to(bad.device()).masked_fill(bad.logical_not(), longest);
     const at::Tensor read =
         at::cat({numbers, first.amin(-1, true).to(at::kDouble)}, 1).to(at::kCPU);
@@ -147,16 +158,6 @@ void score(const char* function, Model& model, std::span<const TokenIds> sequenc
 at::Tensor likelihood(const Scored& s) {
   const at::Tensor mine = s.log_p.gather(2, s.ids.unsqueeze(-1)).squeeze(-1).to(at::kDouble);
   return mine.masked_fill(s.counted.logical_not(), 0.0).sum(-1);
-}
-
-/// Mean over a continuation's tokens of KL(reference || row), float64 []; both [tokens, vocab].
-at::Tensor kl_of(const at::Tensor& reference, const at::Tensor& log_p) {
-  // A token without probability in both gives 0 * NaN: it adds nothing.
-  const double infinity = std::numeric_limits<double>::infinity();
-  const at::Tensor terms =
-      (reference - log_p).mul_(reference.exp()).nan_to_num_(0.0, infinity, -infinity);
-  // Rounding may leave a divergence of nothing just below 0.
-  return terms.sum(-1).to(at::kDouble).clamp_min(0.0).mean();
 }
 
 std::vector<int64_t> lengths_of(std::span<const TokenIds> prompts) {
@@ -220,7 +221,7 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
   if (options.batch_tokens >= 0) run.batch_tokens = std::numeric_limits<int64_t>::max();
   run.share_prefix = options.share_prefix && prefix_is_safe(prompts, joined);
   const at::Tensor out = at::zeros({n * arms, 2}, at::kDouble);
-  std::map<int64_t, at::Tensor> reference;  // by prompt
+  std::map<int64_t, Reference> reference;  // by prompt
   score(
       "divergence", model, sequences, ends, run, false, [&](int64_t row) { return row / arms; },
       [&](const Scored& s) {
@@ -231,14 +232,15 @@ Divergence divergence(Model& model, std::span<const TokenIds> prompts,
           const at::Tensor mine = s.log_p.select(0, static_cast<int64_t>(r))
                                       .narrow(0, s.log_p.size(1) - length, length);
           const int64_t prompt = s.batch.rows[r] / arms;
-          if (s.batch.rows[r] % arms == 0) reference[prompt] = mine;
+          if (s.batch.rows[r] % arms == 0) reference[prompt] = Reference::of(mine);
           kl.push_back(kl_of(reference.at(prompt), mine));
         }
         // The last prompt's arms may go on in the next batch; this batch's other logits go.
         const int64_t last = s.batch.rows.back() / arms;
-        const at::Tensor kept = reference.at(last).clone();
+        Reference kept = reference.at(last);
+        kept.log_p = kept.log_p.clone();
         reference.clear();
-        reference[last] = kept;
+        reference[last] = std::move(kept);
         return at::stack({at::stack(kl), likelihood(s)}, 1);
       },
       out);
@@ -261,7 +263,7 @@ at::Tensor prompt_divergence(Model& model, std::span<const TokenIds> prompts,
   for (size_t first = 0; first < own.size(); first += at_once) {
     const size_t n = std::min(at_once, own.size() - first);
     const auto start = static_cast<int64_t>(first), count = static_cast<int64_t>(n);
-    std::vector<at::Tensor> reference(n);
+    std::vector<Reference> reference(n);
     const auto each = [&](const Scored& s, const auto& take) {  // each row's [tokens, vocab]
       std::vector<at::Tensor> numbers;
       for (size_t r = 0; r < s.batch.rows.size(); ++r) {
@@ -283,7 +285,7 @@ at::Tensor prompt_divergence(Model& model, std::span<const TokenIds> prompts,
           out.narrow(0, start, count));
     };
     pass(own, own_ends, prompts, 0, [&](size_t i, const at::Tensor& log_p) {
-      reference[i] = log_p.clone();
+      reference[i] = Reference::of(log_p.clone());
       return at::zeros({}, log_p.options().dtype(at::kDouble));
     });
     pass(other, other_ends, other_prompts, options.intervention.arms() - 1,

@@ -311,7 +311,7 @@ class Model:
         A model that Python runs: forward(ids, mask, positions, keep, cache, taps) -> logits.
         """
     @staticmethod
-    def load(path: os.PathLike | str | bytes, pattern: str = '', device: str = 'cpu', verify: bool = True, fuse: bool = True) -> Model:
+    def load(path: os.PathLike | str | bytes, pattern: str = '', device: str = 'cpu', verify: bool = True, fuse: bool = True, bf16: bool = False) -> Model:
         """
         Opens an exported folder, or any traced TorchScript language model.
         """

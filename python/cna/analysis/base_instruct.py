@@ -56,7 +56,8 @@ class BaseAgainstInstruct:
         return pd.DataFrame(rows)
 
     def __repr__(self) -> str:
-        return f"BaseAgainstInstruct({self.overlap!r})"
+        same, size = self.overlap.shared, len(self.instruct)
+        return f"BaseAgainstInstruct({same} of {size} neurons in both)"
 
     def _repr_html_(self) -> str:
         caption = (

@@ -22,7 +22,7 @@ def test_every_result_is_one_short_line(tiny: cna.Model) -> None:
         task,
         sweep,
         cna.caa(tiny, positive, negative),
-        cna.universal_neurons(tiny, PROMPTS),
+        cna.universal_neurons(tiny, [*PROMPTS, *PROMPTS]),
         cna.compare(circuit, circuit),
         analysis.layers_by_ranking(tiny, positive, negative, k=20),
         analysis.smallest_k(float, 8),
