@@ -14,16 +14,22 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
+WIDGET = "application/vnd.jupyter.widget-view+json"  # transformers' bars, for instance
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def tidy(notebook: Any) -> None:
-    """Leaves out what differs from run to run: notes on stderr, times, the kernel's version."""
-    notebook.metadata.pop("language_info", None)
+    """Leaves out what differs from run to run: notes on stderr, bars, times, the kernel's version."""
+    for key in ("language_info", "widgets"):
+        notebook.metadata.pop(key, None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if getattr(o, "name", "stdout") != "stderr"]
+            cell.outputs = [
+                o
+                for o in cell.outputs
+                if getattr(o, "name", "stdout") != "stderr" and WIDGET not in getattr(o, "data", {})
+            ]
 
 
 def run(path: Path) -> None:

@@ -394,3 +394,17 @@ def test_each_kind_of_strength_has_its_own_axes():
         "An instruction",
     ]
     assert "mine" in [x.get_label() for x in axes["Adding a steering vector"].get_lines()]
+
+
+def test_a_legend_below_stays_within_its_figure() -> None:
+    """Long names in a narrow figure: fewer columns, none cut off at the sides."""
+    for entries, length in ((12, 34), (4, 60), (2, 8)):
+        figure = Figure(figsize=(7.2, 6))
+        ax = figure.subplots()
+        for i in range(entries):
+            ax.plot([0, 1], [0, i], label=f"{i:02d} " + "CAA from the answer on " * 4)
+            ax.lines[-1].set_label(str(ax.lines[-1].get_label())[:length])
+        style.legend(ax, below=True)
+        figure.draw_without_rendering()
+        box = ax.get_legend().get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width, (entries, length)

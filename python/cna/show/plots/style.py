@@ -122,7 +122,11 @@ def legend(ax: Axes, below: bool = False) -> None:
     if not below:
         ax.legend(fontsize=9, frameon=False, labelcolor=INK)
         return
-    columns = 2 if len(labels) <= 6 else 3
+    spec, figure = ax.get_subplotspec(), ax.get_figure()
+    assert figure is not None
+    room = figure.bbox.width / figure.dpi / (spec.get_gridspec().ncols if spec else 1)  # inches
+    entry = 0.5 + 0.072 * max(map(len, labels))  # marker and text of 9 points
+    columns = max(1, min(2 if len(labels) <= 6 else 3, int(room / entry)))
     ax.legend(
         handles,
         labels,
