@@ -93,6 +93,7 @@ void use_packed(jit::Graph& graph, const std::map<std::string, std::string>& nam
 void fuse_chains(jit::Graph& graph) {
   fuse_rms_norms(graph);
   fuse_rotary(graph);
+  fuse_attention(graph);
   activate_in_place(graph);
 }
 

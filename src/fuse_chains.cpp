@@ -104,6 +104,25 @@ bool is_rotated(jit::Value* value, const jit::Value* x) {
          whole(second->input(3)) == std::numeric_limits<int64_t>::max();
 }
 
+/// The attention that a branch gives back; none where it is dropped out, causal or grouped itself.
+jit::Node* only_attention(jit::Block* block) {
+  if (block->outputs().size() != 1) return nullptr;
+  jit::Node* node = made_by(block->outputs()[0], c10::aten::scaled_dot_product_attention);
+  if (!node || node->inputs().size() != 8 || number(node->input(4)) != 0.0) return nullptr;
+  for (const size_t flag : {5, 7}) {
+    const auto constant = jit::toIValue(node->input(flag));
+    if (!constant || !constant->isBool() || constant->toBool()) return nullptr;
+  }
+  return node;
+}
+
+/// Whether each head of `whole` stands in `value` as often as a group needs it.
+bool is_repeated(jit::Value* value, const jit::Value* whole_heads) {
+  jit::Node* repeat = made_by(value, c10::aten::repeat_interleave);
+  return repeat && repeat->inputs().size() == 4 && repeat->input(0) == whole_heads &&
+         whole(repeat->input(2)) == 1;
+}
+
 bool read_once(const jit::Value* value) { return value->uses().size() == 1; }
 
 /// The same operator on the memory of its first input.
@@ -142,6 +161,22 @@ void fuse_rotary(jit::Graph& graph) {
     jit::Node* turned = made_by(node->input(1), c10::aten::mul);
     if (!straight || !turned || !is_rotated(turned->input(0), straight->input(0))) return;
     replace(graph, node, "cna::rotary", {straight->input(0), straight->input(1), turned->input(1)});
+  });
+}
+
+void fuse_attention(jit::Graph& graph) {
+  each_node(graph.block(), [&](jit::Node* node) {
+    if (node->kind() != c10::prim::If || node->outputs().size() != 1) return;
+    jit::Node* one = only_attention(node->blocks()[0]);
+    const auto returned = node->blocks()[1]->outputs();
+    jit::Node* inner = returned.size() == 1 ? made_by(returned[0], c10::prim::If) : nullptr;
+    jit::Node* many = inner ? only_attention(inner->blocks()[1]) : nullptr;
+    if (!one || !many) return;
+    jit::Value *q = one->input(0), *k = one->input(1), *v = one->input(2);
+    if (!is_repeated(many->input(1), k) || !is_repeated(many->input(2), v) || many->input(0) != q ||
+        many->input(3) != one->input(3) || many->input(6) != one->input(6))
+      return;
+    replace(graph, node, "cna::attend", {q, k, v, one->input(3), one->input(6)});
   });
 }
 

@@ -1,7 +1,7 @@
 /// Finds chains of small operators in a graph and puts one operator in their place.
 ///
-/// RMS norm and rotary embedding as transformers writes them, SiLU and the gate's product in place
-/// (fused_ops.cpp). Only for graphs of float32 on a CPU. Private to the library.
+/// RMS norm and rotary embedding as transformers writes them, the attention of an export, SiLU and
+/// the gate's product in place (fused_ops.cpp). Only for graphs of float32 on a CPU. Private to the library.
 #pragma once
 
 #include <torch/csrc/jit/ir/ir.h>
@@ -13,6 +13,9 @@ void fuse_rms_norms(::torch::jit::Graph& graph);
 
 /// x * cos + cat(-x2, x1) * sin as cna::rotary; the same bits.
 void fuse_rotary(::torch::jit::Graph& graph);
+
+/// The grouped attention of an export, with a branch for each case, as cna::attend; the same bits.
+void fuse_attention(::torch::jit::Graph& graph);
 
 /// silu(gate) * up in the gate's own memory, where nothing else reads it; the same bits.
 void activate_in_place(::torch::jit::Graph& graph);

@@ -6,13 +6,24 @@
 #include <cmath>
 #include <optional>
 
+// Loops over a row are compiled for several processors, and the one that runs chooses. Numbers are
+// the same on all: sums keep their lanes, and products and sums are not contracted
+// (CMakeLists.txt).
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define CNA_FOR_EACH_CPU \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CNA_FOR_EACH_CPU
+#endif
+
 namespace cna {
 namespace {
 
 /// Rows a thread takes at least, so that starting it pays.
 int64_t rows_a_thread(int64_t features) { return std::max<int64_t>(1, 16384 / features); }
 
-float sum_of_squares(const float* x, int64_t n) {
+CNA_FOR_EACH_CPU float sum_of_squares(const float* x, int64_t n) {
   constexpr int64_t lanes = 16;  // sums side by side, for vector units
   std::array<float, lanes> part{};
   int64_t i = 0;
@@ -22,6 +33,12 @@ float sum_of_squares(const float* x, int64_t n) {
   for (; i < n; ++i) sum += x[i] * x[i];
   for (const float p : part) sum += p;
   return sum;
+}
+
+/// y = gain * (x / sqrt(mean(x^2) + eps)) of one row.
+CNA_FOR_EACH_CPU void norm_row(const float* a, const float* g, float* y, int64_t n, float eps) {
+  const float scale = 1.0F / std::sqrt(sum_of_squares(a, n) / static_cast<float>(n) + eps);
+  for (int64_t i = 0; i < n; ++i) y[i] = g[i] * (a[i] * scale);
 }
 
 /// gain * (x / sqrt(mean(x^2) + eps)) over the last dimension.
@@ -36,14 +53,17 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
   float* to = out.mutable_data_ptr<float>();
   const auto small = static_cast<float>(eps);
   at::parallel_for(0, in.numel() / n, rows_a_thread(n), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const float* a = from + row * n;
-      float* y = to + row * n;
-      const float scale = 1.0F / std::sqrt(sum_of_squares(a, n) / static_cast<float>(n) + small);
-      for (int64_t i = 0; i < n; ++i) y[i] = g[i] * (a[i] * scale);
-    }
+    for (int64_t row = begin; row < end; ++row) norm_row(from + row * n, g, to + row * n, n, small);
   });
   return out;
+}
+
+/// One vector of 2 * half features, turned by its angles.
+CNA_FOR_EACH_CPU void turn(const float* a, const float* c, const float* s, float* y, int64_t half) {
+  for (int64_t j = 0; j < half; ++j) {
+    y[j] = a[j] * c[j] + -a[j + half] * s[j];
+    y[j + half] = a[j + half] * c[j + half] + a[j] * s[j + half];
+  }
 }
 
 at::Tensor rotated(const at::Tensor& x) {
@@ -78,18 +98,58 @@ at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
       const float *c = c0 + row * cos_row + token * cos.stride(2),
                   *s = s0 + row * sin_row + token * sin.stride(2);
       float* y = to + row * out.stride(0) + head * out.stride(1) + token * out.stride(2);
-      for (int64_t j = 0; j < half; ++j) {
-        y[j] = a[j] * c[j] + -a[j + half] * s[j];
-        y[j + half] = a[j + half] * c[j + half] + a[j] * s[j + half];
-      }
+      turn(a, c, s, y, half);
     }
   });
   return out;
 }
 
+/// One head of keys and values for each group of heads of q, without copies of it: its rows stand
+/// in for batches and its group for heads. The mask [rows or 1, 1, tokens, places].
+at::Tensor attend_grouped(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                          const at::Tensor& mask, double scale) {
+  const int64_t rows = q.size(0), heads = k.size(1), groups = q.size(1) / heads;
+  const int64_t tokens = q.size(2), places = k.size(2);
+  const auto of_group = [&](const at::Tensor& x) {
+    return x.view({rows * heads, 1, places, x.size(3)}).expand({-1, groups, -1, -1});
+  };
+  const at::Tensor queries = q.contiguous().view({rows * heads, groups, tokens, q.size(3)});
+  const at::Tensor of_head =
+      mask.size(0) == 1 ? mask : mask.unsqueeze(1).expand({-1, heads, -1, -1, -1}).flatten(0, 1);
+  const at::Tensor out = at::scaled_dot_product_attention(queries, of_group(k), of_group(v),
+                                                          of_head, 0.0, false, scale);
+  // [rows, tokens, heads of q, dim] in memory, as the output projection reads it.
+  return out.view({rows, heads, groups, tokens, v.size(3)})
+      .permute({0, 3, 1, 2, 4})
+      .reshape({rows, tokens, heads * groups, v.size(3)})
+      .transpose(1, 2);
+}
+
+/// Attention of q [rows, heads, tokens, dim] over k and v [rows, heads / groups, places, dim].
+at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                  const at::Tensor& mask, double scale) {
+  const int64_t groups = q.size(1) / k.size(1);
+  if (groups == 1) return at::scaled_dot_product_attention(q, k, v, mask, 0.0, false, scale);
+  if (q.size(2) == 1) {  // the heads of a group are as tokens
+    const at::Tensor packed = q.reshape({q.size(0), k.size(1), groups, q.size(3)});
+    return at::scaled_dot_product_attention(packed, k, v, mask, 0.0, false, scale)
+        .reshape({q.size(0), q.size(1), 1, v.size(3)});
+  }
+  const auto by_row = [](const at::Tensor& x) {
+    return x.stride(3) == 1 && x.stride(0) == x.size(1) * x.stride(1);
+  };
+  const bool masked_by_row = mask.dim() == 4 && mask.size(1) == 1;
+  if (by_row(k) && by_row(v) && masked_by_row && q.device().is_cpu())
+    return attend_grouped(q, k, v, mask, scale);
+  return at::scaled_dot_product_attention(q, k.repeat_interleave(groups, 1),
+                                          v.repeat_interleave(groups, 1), mask, 0.0, false, scale);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(cna, m) {
+  m.def("attend(Tensor q, Tensor k, Tensor v, Tensor mask, float scale) -> Tensor");
+  m.impl("attend", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(attend));
   m.def("rms_norm(Tensor x, Tensor gain, float eps) -> Tensor");
   m.impl("rms_norm", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(rms_norm));
   m.def("rotary(Tensor x, Tensor cos, Tensor sin) -> Tensor");

@@ -61,8 +61,12 @@ def page_table(
     *,
     marks: Sequence[str] = (),
     kind: str = "numbers",
+    text_columns: Iterable[int] = (),
 ) -> Markup:
-    """A table for pages with the style sheet, which scrolls by itself; `marks` are row classes."""
+    """A table for pages with the style sheet, which scrolls by itself; `marks` are row classes.
+
+    `text_columns` stand left, as the first one does.
+    """
     return render(
         "base/table",
         inline=False,
@@ -70,6 +74,7 @@ def page_table(
         rows=rows,
         marks=marks,
         kind=kind,
+        left=set(text_columns),
         caption="",
         more=0,
     )

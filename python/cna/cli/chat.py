@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .common import load_model, model_options, steering_options, strength_of
+from .common import drawing_options, load_model, model_options, steering_options, strength_of
 
 TEXT = "Talk to the model, steered or not; /help lists what can be changed meanwhile."
 HELP = """  /m 0.5           steer at this strength (0 ablates, 1 is the model itself)
@@ -25,21 +25,7 @@ HELP = """  /m 0.5           steer at this strength (0 ablates, 1 is the model i
 def options(parser: argparse.ArgumentParser) -> None:
     model_options(parser)
     steering_options(parser)
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=200, help="tokens that an answer may have at most"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="of drawing tokens: 0 takes the likeliest, 1 the model's own odds, more is wilder",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="of the random draws where --temperature is above 0: the same seed gives the same answers",
-    )
+    drawing_options(parser, max_new_tokens=200)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -99,6 +99,28 @@ def steering_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def drawing_options(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
+    """Of commands that write answers: how long, and how tokens are drawn."""
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=max_new_tokens,
+        help="tokens that an answer may have at most",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="of drawing tokens: 0 takes the likeliest, 1 the model's own odds, more is wilder",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the random draws where --temperature is above 0: the same seed gives the same answers",
+    )
+
+
 def task_option(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """Of commands that take a task."""
     parser.add_argument(

@@ -7,7 +7,15 @@ import json
 import sys
 from typing import Any
 
-from .common import chat_of, load_model, model_options, prompts_of, steering_options, strength_of
+from .common import (
+    chat_of,
+    drawing_options,
+    load_model,
+    model_options,
+    prompts_of,
+    steering_options,
+    strength_of,
+)
 
 TEXT = "Answer prompts, steered by a circuit if one is given."
 
@@ -21,26 +29,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompts", help="file of prompts, or a built-in task")
     steering_options(parser)
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=64, help="tokens that an answer may have at most"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="of drawing tokens: 0 takes the likeliest, 1 the model's own odds, more is wilder",
-    )
+    drawing_options(parser, max_new_tokens=64)
     parser.add_argument(
         "--top-p",
         type=float,
         default=1.0,
         help="draw only from the likeliest tokens that have this share of probability together",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="of the random draws where --temperature is above 0: the same seed gives the same answers",
     )
     parser.add_argument(
         "--raw",

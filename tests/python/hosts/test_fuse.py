@@ -47,6 +47,8 @@ def test_chains_and_products_are_replaced(exports: Any) -> None:
     assert "aten::linear" not in fused
     assert fused["cna::rms_norm"] == plain["aten::rsqrt"] == 2 * layers + 1
     assert fused["cna::rotary"] == 2 * layers
+    assert fused["cna::attend"] == layers == plain["aten::repeat_interleave"] // 2
+    assert "aten::repeat_interleave" not in fused
     assert plain["aten::silu"] == fused["aten::silu_"] == layers
     assert not {name for name in plain if name.startswith("cna::") and "tap" not in name}
 
@@ -64,6 +66,29 @@ def test_rotary_has_the_bits_of_the_plain_chain() -> None:
             want = x * c + turned * s
             assert torch.equal(torch.ops.cna.rotary(x, c, s), want)
             assert torch.equal(torch.ops.cna.rotary(x, c[:1], s[:1]), x * c[:1] + turned * s[:1])
+
+
+# Rows, heads of keys, heads of queries for each, tokens, places.
+ATTENTIONS = ((3, 2, 3, 5, 9), (2, 1, 4, 7, 7), (4, 3, 1, 2, 6), (5, 3, 3, 1, 8))
+
+
+@pytest.mark.parametrize(("rows", "heads", "groups", "tokens", "places"), ATTENTIONS)
+def test_attention_is_that_of_repeated_heads(
+    rows: int, heads: int, groups: int, tokens: int, places: int
+) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(rows, tokens, heads * groups, 16).transpose(1, 2)
+    k, v = torch.randn(2, rows, heads, places + 4, 16)[:, :, :, :places]  # views of buffers
+    other = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (k, v)]  # rows lie apart
+    seen = torch.rand(rows, 1, tokens, places) < 0.7
+    seen[..., 0] = True
+    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    for given in (mask, mask[:1]):
+        for keys, values in ((k, v), other):
+            scores = q.double() @ keys.double().repeat_interleave(groups, 1).mT * 0.25 + given
+            want = scores.softmax(-1) @ values.double().repeat_interleave(groups, 1)
+            got = torch.ops.cna.attend(q, keys, values, given, 0.25)
+            torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
 
 
 def test_rms_norm_is_that_of_float64() -> None:

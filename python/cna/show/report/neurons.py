@@ -37,4 +37,5 @@ def neurons_html(cards: pd.DataFrame | None) -> Markup:
         ]
         for row in cards.head(_SHOWN).to_dict("records")
     ]
-    return render("show/neurons", table=page_table(head, rows), shown=len(rows), total=len(cards))
+    table = page_table(head, rows, text_columns=(len(head) - 2, len(head) - 1))
+    return render("show/neurons", table=table, shown=len(rows), total=len(cards))
