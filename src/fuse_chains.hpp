@@ -1,7 +1,8 @@
 /// Finds chains of small operators in a graph and puts one operator in their place.
 ///
 /// RMS norm and rotary embedding as transformers writes them, the attention of an export, SiLU and
-/// the gate's product in place (fused_ops.cpp). Only for graphs of float32 on a CPU. Private to the library.
+/// the gate's product in place (fused_ops.cpp). Only for graphs of float32 on a CPU. Private to the
+/// library.
 #pragma once
 
 #include <torch/csrc/jit/ir/ir.h>
