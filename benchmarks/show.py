@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 LABELS = {
@@ -35,25 +36,42 @@ def failure(entry: dict[str, Any], cells: int) -> list[str]:
     return [f"failed: {text}"] + ["–"] * (cells - 1)
 
 
-def show_discovery(r: dict[str, Any]) -> str:
+def contenders(
+    header: list[str],
+    rows: dict[str, Any],
+    labels: dict[str, str],
+    needs: str,
+    cells: Callable[[Any], list[str]],
+) -> str:
+    """A line a contender: time, ratio to cna, cells of its own, memory; or why it has none.
+
+    `header` names the cells; `needs` is what an entry has that did the job.
+    """
+    names = ["contender", "seconds", "time of cna ×", *header, "peak MiB", "page faults"]
     lines = []
-    for name, entry in r["rows"].items():
-        if entry["error"] or "seconds" not in entry or "shared_neurons" not in entry:
-            lines.append([LABELS[name], *failure(entry, 6)])
+    for name, entry in rows.items():
+        if entry["error"] or needs not in entry:
+            lines.append([labels[name], *failure(entry, len(names) - 1)])
             continue
         lines.append(
             [
-                LABELS[name],
+                labels[name],
                 between(entry["seconds"], 2),
                 between(entry["times_cna"], 2, "×"),
-                f"{entry['shared_neurons']} of {r['k']}",
-                f"{entry['delta_difference']:.1e}",
+                *cells(entry),
                 f"{entry['peak_mib']:.0f}",
                 f"{entry['page_faults']:,.0f}",
             ]
         )
-    header = ["contender", "seconds", "time of cna ×", "same neurons", "delta differs by"]
-    text = table([*header, "peak MiB", "page faults"], lines)
+    return table(names, lines)
+
+
+def show_discovery(r: dict[str, Any]) -> str:
+    def cells(entry: Any) -> list[str]:
+        return [f"{entry['shared_neurons']} of {r['k']}", f"{entry['delta_difference']:.1e}"]
+
+    header = ["same neurons", "delta differs by"]
+    text = contenders(header, r["rows"], LABELS, "shared_neurons", cells)
     if "work" in r:
         w = r["work"]
         text += (
@@ -87,30 +105,20 @@ def show_answers(r: dict[str, Any]) -> str:
         "hooks": "`generate` with hooks, batched, strength by strength",
         "hooks-one-by-one": "`generate` with hooks, one prompt at a time",
     }
-    lines = []
     total = r["prompts"] * len(r["strengths"])
     for name, entry in r["rows"].items():
-        label = labels[name]
-        if entry["error"] or "agreement" not in entry:
-            lines.append([label, *failure(entry, 6)])
-            continue
-        if entry["extrapolated_by"] != 1.0:
-            label += f" (extrapolated from {entry['measured_answers']} of {total} answers)"
+        if entry.get("extrapolated_by", 1.0) != 1.0 and "agreement" in entry:
+            labels[name] += f" (extrapolated from {entry['measured_answers']} of {total} answers)"
+
+    def cells(entry: Any) -> list[str]:
         same = entry["agreement"]
-        lines.append(
-            [
-                label,
-                between(entry["seconds"], 1),
-                between(entry["times_cna"], 2, "×"),
-                f"{total * r['tokens'] / entry['seconds']['median']:.0f}",
-                f"{100 * same['answers']:.0f} % ({100 * same['tokens']:.1f} % of tokens)",
-                f"{entry['peak_mib']:.0f}",
-                f"{entry['page_faults']:,.0f}",
-            ]
-        )
-    header = ["contender", "seconds", "time of cna ×", "tokens/s"]
+        return [
+            f"{total * r['tokens'] / entry['seconds']['median']:.0f}",
+            f"{100 * same['answers']:.0f} % ({100 * same['tokens']:.1f} % of tokens)",
+        ]
+
     return (
-        table([*header, "same answers", "peak MiB", "page faults"], lines)
+        contenders(["tokens/s", "same answers"], r["rows"], labels, "agreement", cells)
         + f"\n\n{r['prompts']} prompts × {len(r['strengths'])} strengths × {r['tokens']} tokens, "
         f"greedy, end tokens ignored so that all do the same work; {r['turns']} turns."
     )
@@ -118,24 +126,12 @@ def show_answers(r: dict[str, Any]) -> str:
 
 def show_scores(r: dict[str, Any]) -> str:
     labels = LABELS | {"hooks": "hooks, batches of 32 of like lengths, strength by strength"}
-    lines = []
-    for name, entry in r["rows"].items():
-        if entry["error"] or "difference" not in entry:
-            lines.append([labels[name], *failure(entry, 5)])
-            continue
-        lines.append(
-            [
-                labels[name],
-                between(entry["seconds"], 2),
-                between(entry["times_cna"], 2, "×"),
-                f"{entry['difference']:.1e} of {entry['largest']:.3g}",
-                f"{entry['peak_mib']:.0f}",
-                f"{entry['page_faults']:,.0f}",
-            ]
-        )
-    header = ["contender", "seconds", "time of cna ×", "numbers differ by", "peak MiB"]
+
+    def cells(entry: Any) -> list[str]:
+        return [f"{entry['difference']:.1e} of {entry['largest']:.3g}"]
+
     return (
-        table([*header, "page faults"], lines)
+        contenders(["numbers differ by"], r["rows"], labels, "difference", cells)
         + f"\n\n{r['texts']} texts of {r['tokens']} tokens under {len(r['strengths'])} strengths."
     )
 

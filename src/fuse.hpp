@@ -8,6 +8,7 @@
 #include <torch/script.h>
 
 #include <memory>
+#include <set>
 #include <string>
 
 #include "cna/torch/graft.hpp"
@@ -18,6 +19,8 @@ namespace cna {
 /// Graphs that run in place of the grafted ones.
 struct Fused {
   std::shared_ptr<::torch::jit::Graph> forward, record;
+  /// Packed weights that the module has as [in, out].
+  std::set<const c10::TensorImpl*> turned = {};
 };
 
 /// Rewritten copies of both graphs; weights of `module` are packed in place. A model whose weights

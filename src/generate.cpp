@@ -40,14 +40,13 @@ namespace {
 
 /// Answers being written, and who is told of each token.
 struct Answers {
-  Answers(size_t prompts, const GenerateOptions& options, std::vector<int64_t> ends, Taps& at,
-          Watch* by, FollowedCircuit* circuit)
-      : written(prompts),
-        generation(options),
-        eos(std::move(ends)),
-        taps(at),
-        watch(by),
-        followed(circuit) {}
+  const GenerateOptions& generation;
+  std::vector<int64_t> eos;
+  Taps& taps;
+  Watch* watch;
+  FollowedCircuit* followed;  ///< of the watch
+  std::vector<TokenIds> written;
+  int64_t tokens_done = 0;  ///< those that an answer did not need count as well
 
   /// One step of these rows; those that end leave.
   void step(Decoder& decoder) {
@@ -70,14 +69,6 @@ struct Answers {
     }
     decoder.advance(ended);
   }
-
-  std::vector<TokenIds> written;
-  int64_t tokens_done = 0;  // those that an answer did not need count as well
-  const GenerateOptions& generation;
-  const std::vector<int64_t> eos;
-  Taps& taps;
-  Watch* watch;
-  FollowedCircuit* followed;
 };
 
 /// Whether rows that wait may take the places of rows that ended.
@@ -104,8 +95,9 @@ std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
     watch->begin(static_cast<int64_t>(prompts.size()));
     followed->start(taps);
   }
-  Answers answers(prompts.size(), generation, end_tokens(generation, run.info()), taps, watch,
-                  followed ? &*followed : nullptr);
+  Answers answers{
+      generation, end_tokens(generation, run.info()), taps,
+      watch,      followed ? &*followed : nullptr,    std::vector<TokenIds>(prompts.size())};
   const int64_t total = static_cast<int64_t>(prompts.size()) * generation.max_new_tokens;
   const bool join = rows_may_join(run, generation, options, answers.eos);
   const std::vector<Batch> waiting = join ? run.blocks() : run.batches();

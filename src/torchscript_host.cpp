@@ -3,6 +3,7 @@
 #include <torch/script.h>
 
 #include <optional>
+#include <set>
 #include <tuple>
 #include <unordered_map>
 
@@ -58,7 +59,7 @@ class TorchScriptHost final : public Host {
   }
   [[nodiscard]] Taps& taps() override { return *handle_->taps; }
   [[nodiscard]] at::Tensor weight(const std::string& module) override {
-    return unpack(attribute(module_, module + ".weight"));
+    return plain(attribute(module_, module + ".weight"));
   }
   [[nodiscard]] bool widens() override {
     if (!widens_) widens_ = exported_ && widening_works(*this);
@@ -110,10 +111,17 @@ class TorchScriptHost final : public Host {
   using Weights =
       std::vector<std::tuple<c10::intrusive_ptr<c10::ivalue::Object>, size_t, at::Tensor>>;
 
+  /// A weight as the module has it, packed or not.
+  [[nodiscard]] at::Tensor plain(const at::Tensor& weight) const {
+    const bool turned = weight.defined() && turned_.contains(weight.unsafeGetTensorImpl());
+    return turned ? unpack(weight).t().contiguous() : unpack(weight);
+  }
+
   void compile() {
     const bool fused = fused_ && info_.device.is_cpu();
     const Fused graphs =
         fused ? fuse(module_, graph_, precision_) : Fused{graph_.forward, graph_.record};
+    turned_ = graphs.turned;
     forward_ = jit::Code(graphs.forward, "cna_forward");
     record_ = jit::Code(graphs.record, "cna_record");
   }
@@ -132,7 +140,7 @@ class TorchScriptHost final : public Host {
         if (is_packed_copy(object->type()->getAttributeName(slot)))
           to = at::empty({0});  // made again where it is of use
         else if (!to.defined())
-          to = unpack(tensor).detach().to(device);
+          to = plain(tensor).detach().to(device);
         places.emplace_back(object, slot, to);
       }
     }
@@ -167,6 +175,7 @@ class TorchScriptHost final : public Host {
   Precision precision_;
   c10::intrusive_ptr<TapsHandle> handle_;
   jit::Code forward_, record_;
+  std::set<const c10::TensorImpl*> turned_;  // packed weights whose plain form is [in, out]
   std::string unembedding_;
   std::optional<bool> widens_;
 };

@@ -105,9 +105,19 @@ def test_rms_norm_is_that_of_float64() -> None:
     assert got.dtype == torch.bfloat16
 
 
-def test_what_is_read_off_the_weights_stays(exports: Any) -> None:
+def test_transposed_layers_are_packed_as_well(exports: Any) -> None:
+    """GPT-2 keeps its weights as [in, out] and adds the bias first."""
+    layers = make_hf("gpt2").config.num_hidden_layers
+    fused = operators(cna.load(exports("gpt2")))
+    plain = operators(cna.load(exports("gpt2"), fuse=False))
+    assert plain["aten::addmm"] == 4 * layers
+    assert fused["cna::packed_linear"] == 4 * layers + 1 and "aten::addmm" not in fused
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_is_read_off_the_weights_stays(family: str, exports: Any) -> None:
     """Contributions and readouts need the weights themselves: unpacked, they are what they were."""
-    fused, plain = cna.load(exports("llama")), cna.load(exports("llama"), fuse=False)
+    fused, plain = cna.load(exports(family)), cna.load(exports(family), fuse=False)
     circuits = [
         cna.discover(m, PROMPTS[:4], PROMPTS[4:], k=9, ranking="contribution", universal=None)
         for m in (fused, plain)
