@@ -4,9 +4,11 @@
 
 #include <algorithm>
 
+#include "batch_limits.hpp"
 #include "cna/error.hpp"
 #include "cna/torch/tap.hpp"
 #include "finite.hpp"
+#include "openings.hpp"
 #include "run.hpp"
 #include "step_error.hpp"
 
@@ -78,6 +80,36 @@ std::vector<Recorded> run_batch(Run& run, const Batch& batch, std::span<const Si
   return out;
 }
 
+/// Prompts that are recorded as a job of their own; empty: all of them.
+struct Part {
+  std::vector<int64_t> numbers = {};
+  std::vector<TokenIds> prompts = {};
+
+  [[nodiscard]] int64_t number_of(int64_t row) const {
+    return numbers.empty() ? row : numbers[static_cast<size_t>(row)];
+  }
+};
+
+std::vector<Part> parts_of(Model& model, std::span<const TokenIds> prompts,
+                           const RunOptions& options) {
+  const ModelInfo& info = model.info();
+  const bool shares = options.share_prefix && options.arm_of_prompt.empty() && info.has_cache() &&
+                      info.layouts.share_prefix;
+  std::vector<Part> out;
+  if (shares) {
+    require_prompts("record", prompts, info.vocab, info.max_positions);
+    auto cut = parts_by_opening(prompts, batch_limits(info, options, 0).overhead);
+    for (size_t i = 0; cut.size() > 1 && i < cut.size(); ++i) {
+      Part part{std::move(cut[i]), {}};
+      for (const int64_t row : part.numbers)
+        part.prompts.push_back(prompts[static_cast<size_t>(row)]);
+      out.push_back(std::move(part));
+    }
+  }
+  if (out.empty()) out.emplace_back();
+  return out;
+}
+
 /// Puts the layers of a batch together for a sink that wants them all.
 class Together {
  public:
@@ -117,37 +149,41 @@ namespace detail {
 
 void record_layers(Model& model, std::span<const TokenIds> prompts, std::span<const Site> wanted,
                    const RunOptions& options, LayerSink& sink) try {
-  Run run("record", model, prompts, options);
   std::vector<Site> sites(wanted.begin(), wanted.end());
   std::sort(sites.begin(), sites.end());
   sites.erase(std::unique(sites.begin(), sites.end()), sites.end());
-  if (!sites.empty() && sites.back() == Site::residual && !run.info().residual_sites)
+  if (!sites.empty() && sites.back() == Site::residual && !model.info().residual_sites)
     throw_value_error(
         "record: expected a model whose residual stream was found, got one where it was "
         "not; record site 'mlp_output' instead");
   c10::InferenceMode guard;
+  const auto all = static_cast<int64_t>(prompts.size());
   int64_t done = 0;
-  for (const Batch& batch : run.batches()) {
-    run.report(done, static_cast<int64_t>(prompts.size()));
-    run.steer(batch.rows);
-    at::Tensor logits;
-    std::vector<Recorded> parts =
-        run_batch(run, batch, sites, sink.wants_logits() ? &logits : nullptr);
-    require_finite(parts, batch.rows);
-    for (Recorded& part : parts) {
-      sink.take(part.site, part.layer, batch.rows, part.activations);
-      part.activations = at::Tensor();  // no layer stays longer than it is needed
+  for (const Part& part : parts_of(model, prompts, options)) {
+    Run run("record", model, part.prompts.empty() ? prompts : std::span(part.prompts), options);
+    for (Batch& batch : run.batches()) {
+      run.report(done, all);
+      run.steer(batch.rows);
+      at::Tensor logits;
+      std::vector<Recorded> found =
+          run_batch(run, batch, sites, sink.wants_logits() ? &logits : nullptr);
+      for (int64_t& row : batch.rows) row = part.number_of(row);
+      require_finite(found, batch.rows);
+      for (Recorded& layer : found) {
+        sink.take(layer.site, layer.layer, batch.rows, layer.activations);
+        layer.activations = at::Tensor();  // no layer stays longer than it is needed
+      }
+      if (logits.defined()) {
+        const at::Tensor bad = meaningless(logits).to(at::kCPU);
+        for (size_t i = 0; i < batch.rows.size(); ++i)
+          if (bad.data_ptr<bool>()[i]) throw_meaningless("record", batch.rows[i], 0);
+        sink.take_logits(batch.rows, logits);
+      }
+      sink.end_batch();
+      done += static_cast<int64_t>(batch.rows.size());
     }
-    if (logits.defined()) {
-      const at::Tensor bad = meaningless(logits).to(at::kCPU);
-      for (size_t i = 0; i < batch.rows.size(); ++i)
-        if (bad.data_ptr<bool>()[i]) throw_meaningless("record", batch.rows[i], 0);
-      sink.take_logits(batch.rows, logits);
-    }
-    sink.end_batch();
-    done += static_cast<int64_t>(batch.rows.size());
+    run.report(done, all);
   }
-  run.report(done, static_cast<int64_t>(prompts.size()));
 } catch (const std::exception& error) {
   rethrow("record", error);
 }
