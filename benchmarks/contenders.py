@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import functools
 import json
@@ -172,7 +173,7 @@ class Cna:
         return statistics.median(rates)
 
 
-class HuggingFace:
+class HuggingFace(abc.ABC):
     """What all contenders on a Hugging Face model share; float32, evaluation mode."""
 
     by_length = True
@@ -201,8 +202,9 @@ class HuggingFace:
             out[rows] = self.collect([ids[i] for i in rows]).cpu()
         return out
 
+    @abc.abstractmethod
     def collect(self, ids: Ids) -> torch.Tensor:
-        raise NotImplementedError
+        """Last-token inputs of every down projection of one batch, [rows, n_layers, width]."""
 
 
 class Hooks(HuggingFace):
