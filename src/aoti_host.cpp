@@ -57,6 +57,7 @@ class AotiHost final : public Host {
     std::vector<at::Tensor> inputs;
     for (const at::Tensor& t : {step.ids, step.mask, step.positions, step.keep})
       inputs.push_back(t.contiguous());
+    if (manifest_.step > 1) inputs.push_back(step.write_places().contiguous());
     inputs.insert(inputs.end(), step.cache.begin(), step.cache.end());
     const TapScope scope(*taps_);
     // The package runs on the current device's stream.
@@ -181,6 +182,10 @@ std::unique_ptr<Host> open_aoti(const std::filesystem::path& folder, const HostO
         "load: expected a TorchScript export for products in bfloat16, got a compiled package; "
         "export "
         "it with format torchscript, or compile it in bfloat16");
+  if (options.capture)
+    throw_value_error(
+        "load: expected a TorchScript export, to capture its steps, got a compiled package; export "
+        "it with format torchscript, or leave capture off");
   const Manifest manifest = checked_manifest(folder, "aoti", options.verify);
   require_this_machine(manifest, folder, options);
   const auto file = folder / manifest.archive;

@@ -44,6 +44,10 @@ int64_t cache_places(const ModelInfo& info) {
 
 }  // namespace
 
+int64_t prefill_tokens(const ModelInfo& model, const RunOptions& options) {
+  return model.device.is_cpu() && options.batch_tokens == 0 ? kCpu.tokens : 0;
+}
+
 BatchLimits batch_limits(const ModelInfo& model, const RunOptions& options, int64_t room) {
   const bool generates = room > 0;
   const BatchCost cost = model.device.is_cpu() ? kCpu : accelerator(model);

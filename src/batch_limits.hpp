@@ -11,4 +11,7 @@ namespace cna {
 [[nodiscard]] BatchLimits batch_limits(const ModelInfo& model, const RunOptions& options,
                                        int64_t room);
 
+/// Tokens of prompts that a step reads best where answers follow them; 0: all there are.
+[[nodiscard]] int64_t prefill_tokens(const ModelInfo& model, const RunOptions& options);
+
 }  // namespace cna

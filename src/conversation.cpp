@@ -64,7 +64,7 @@ TokenIds Conversation::answer(const TokenIds& prompt, const GenerateOptions& gen
   if (keeps) {
     tokens_ = prompt;
     tokens_.insert(tokens_.end(), answer.begin(), answer.end());
-    tokens_.resize(static_cast<size_t>(decoder.filled()));
+    tokens_.resize(std::min(tokens_.size(), static_cast<size_t>(decoder.filled())));
     cache_ = decoder.cache();
   }
   return answer;

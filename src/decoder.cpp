@@ -32,12 +32,13 @@ at::Tensor joined(const at::Tensor& a, int64_t a_end, int64_t a_keep, const at::
 
 }  // namespace
 
-Decoder::Decoder(Run& run, const Batch& batch, const GenerateOptions& options)
+Decoder::Decoder(Run& run, const Batch& batch, const GenerateOptions& options, bool watched)
     : run_(run),
       options_(options),
       rows_(batch.rows),
       answered_(batch.rows.size(), 0),
-      sampler_(options, batch.rows) {
+      sampler_(options, batch.rows),
+      watched_(watched) {
   total_ = batch.mask.size(1);
   const int64_t capacity = total_ + options.max_new_tokens - 1;
   cache_ = run.cache(rows_, capacity);
@@ -52,19 +53,91 @@ void Decoder::start_from(const std::vector<at::Tensor>& filled, int64_t places) 
     cache_[i].narrow(2, 0, places).copy_(filled[i].narrow(2, 0, places));
 }
 
-std::vector<int64_t> Decoder::step() {
+at::Tensor Decoder::prefill() {
   const auto rows = static_cast<int64_t>(rows_.size());
-  const at::Tensor keep = at::full({1}, ids_.size(1) - 1, ids_.options());
-  const Step step{ids_, mask_.narrow(0, 0, rows).narrow(1, 0, total_), positions_, keep,
+  const int64_t longest = run_.longest(rows_);
+  std::vector<at::Tensor> out;
+  for (int64_t first = 0, n = rows; first < rows; first += n) {
+    const auto from = std::span(rows_).subspan(static_cast<size_t>(first));
+    // The longest prompts come first: what pads all of a block is left out.
+    const int64_t skip = longest - run_.longest(from);
+    const int64_t fresh = ids_.size(1) - skip;
+    n = watched_ ? rows : run_.rows_of_prefill(rows - first, fresh);
+    const auto mine = from.first(static_cast<size_t>(n));
+    const auto of_block = [&](const at::Tensor& all) { return all.narrow(0, first, n); };
+    const auto fresh_of = [&](const at::Tensor& all) {
+      return of_block(all).narrow(1, skip, fresh);
+    };
+    Step step{fresh_of(ids_),
+              of_block(mask_).narrow(1, 0, total_),
+              fresh_of(positions_),
+              at::full({1}, fresh - 1, ids_.options()),
+              {}};
+    for (const at::Tensor& buffer : cache_)
+      step.cache.push_back(of_block(buffer).narrow(2, 0, total_));
+    const int64_t begin = total_ - ids_.size(1);
+    run_.fill(step.cache, mine, longest, begin, begin + skip);
+    if (n < rows) run_.steer(mine);
+    run_.place(mine, step.positions);
+    out.push_back(run_.logits(step).select(1, 0));
+  }
+  if (out.size() == 1) return out[0];
+  run_.steer(rows_);
+  return at::cat(out);
+}
+
+void Decoder::move_into_bucket() {
+  const auto rows = static_cast<int64_t>(rows_.size());
+  auto fit = run_.bucket(rows, mask_.size(1));
+  if (fit == bucket_) return;
+  for (size_t i = 0; i < cache_.size(); ++i) {
+    const at::Tensor& to = fit->step.cache[i];
+    to.zero_();
+    to.narrow(0, 0, rows)
+        .narrow(2, 0, total_ - 1)
+        .copy_(cache_[i].narrow(0, 0, rows).narrow(2, 0, total_ - 1));
+  }
+  fit->step.mask.fill_(1);
+  fit->step.mask.narrow(0, 0, rows)
+      .narrow(1, 0, total_)
+      .copy_(mask_.narrow(0, 0, rows).narrow(1, 0, total_));
+  cache_ = fit->step.cache, mask_ = fit->step.mask;
+  bucket_ = std::move(fit);
+}
+
+at::Tensor Decoder::decode() {
+  const auto rows = static_cast<int64_t>(rows_.size());
+  run_.host().taps().set_places({});  // new tokens stand behind every prompt
+  if (run_.replays() && !watched_) {
+    move_into_bucket();
+    bucket_->feed(ids_, positions_, total_ - 1);
+    return run_.replay(*bucket_, rows).select(1, 0);
+  }
+  const Step step{ids_, mask_.narrow(0, 0, rows).narrow(1, 0, total_), positions_,
+                  at::full({1}, ids_.size(1) - 1, ids_.options()),
                   view_cache(cache_, rows, total_)};
-  if (answered_[0] == 0 || !run_.info().has_cache())
-    run_.place(rows_, positions_);
-  else
-    run_.host().taps().set_places({});  // new tokens stand behind every prompt
-  chosen_ = sampler_.next(run_.logits(step).select(1, 0)).to(ids_.device());
-  const at::Tensor host = chosen_.to(at::kCPU).contiguous();  // the only wait of a step
-  const std::vector<int64_t> tokens{host.data_ptr<int64_t>(),
-                                    host.data_ptr<int64_t>() + host.numel()};
+  return run_.logits(step).select(1, 0);
+}
+
+void Decoder::launch() {
+  const bool whole = !run_.info().has_cache();  // every step reads the prompts again
+  const at::Tensor logits = prefilled_ && !whole ? decode() : prefill();
+  prefilled_ = true;
+  chosen_ = sampler_.next(logits).to(ids_.device());
+  unread_.emplace_back(chosen_);
+}
+
+std::vector<int64_t> Decoder::step(bool ahead) {
+  if (unread_.empty()) launch();
+  // Where all answers end with this token, nothing comes behind it.
+  const int64_t fewest = *std::min_element(answered_.begin(), answered_.end());
+  if (ahead && !watched_ && unread_.size() == 1 && run_.info().has_cache() &&
+      LateRead::may_wait_for(ids_.device()) && fewest + 1 < options_.max_new_tokens) {
+    feed_chosen();
+    launch();
+  }
+  const std::vector<int64_t> tokens = unread_.front().take();  // the only wait of a step
+  unread_.pop_front();
   for (size_t i = 0; i < tokens.size(); ++i)
     if (tokens[i] < 0) throw_meaningless("generate", rows_[i], answered_[i]);
   return tokens;
@@ -82,20 +155,28 @@ void Decoder::advance(const std::vector<bool>& ended) {
     rows_.pop_back(), answered_.pop_back(), source.pop_back();
   }
   sampler_.keep_first(rows_.size());
-  if (rows_.empty()) return;
+  if (rows_.empty()) {
+    unread_.clear();
+    return;
+  }
   for (int64_t& number : answered_) ++number;
-  at::Tensor next = chosen_, last = positions_.select(1, -1);
   if (rows_.size() != before) {
     const at::Tensor from = at::tensor(source, at::kLong).to(ids_.device());
-    next = next.index_select(0, from), last = last.index_select(0, from);
+    chosen_ = chosen_.index_select(0, from), positions_ = positions_.index_select(0, from);
     if (!run_.info().has_cache()) ids_ = ids_.index_select(0, from);
     run_.keep_rows(from);
+    if (!unread_.empty()) unread_.front().keep(source);
   }
+  if (unread_.empty()) feed_chosen();
+}
+
+void Decoder::feed_chosen() {
   if (run_.info().has_cache()) {
-    ids_ = next.unsqueeze(1);
-    positions_ = last.add(1).unsqueeze(1);
+    // A token that means nothing ends the run when it is read, which may be after the next step.
+    ids_ = chosen_.clamp_min(0).unsqueeze(1);
+    positions_ = positions_.select(1, -1).add(1).unsqueeze(1);
   } else {  // without a cache the whole row runs again
-    ids_ = at::cat({ids_, next.unsqueeze(1)}, 1);
+    ids_ = at::cat({ids_, chosen_.unsqueeze(1)}, 1);
     positions_ = at::arange(ids_.size(1), ids_.options()).expand({ids_.size(0), -1});
   }
   ++total_;
@@ -120,8 +201,10 @@ void Decoder::join(Decoder&& other) {
     std::swap(ids_, other.ids_), std::swap(mask_, other.mask_);
     std::swap(positions_, other.positions_), std::swap(total_, other.total_);
     sampler_.join(other.sampler_);
+    bucket_.swap(other.bucket_), std::swap(prefilled_, other.prefilled_);
     return;
   }
+  bucket_.reset();
   const auto mine = static_cast<int64_t>(rows_.size());
   const auto theirs = static_cast<int64_t>(other.rows_.size());
   const int64_t keep = needed(), others = other.needed();

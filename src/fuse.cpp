@@ -1,9 +1,6 @@
 #include "fuse.hpp"
 
 #include <torch/csrc/jit/ir/constants.h>
-#if __has_include(<malloc.h>)
-#include <malloc.h>  // malloc_trim
-#endif
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/lower_tuples.h>
 
@@ -13,6 +10,7 @@
 #include <utility>
 
 #include "fuse_chains.hpp"
+#include "give_back.hpp"
 #include "graph_walk.hpp"
 #include "linears.hpp"
 #include "packed.hpp"
@@ -74,18 +72,10 @@ std::set<const void*> read_by_products_only(const jit::Module& module, jit::Grap
   return products;
 }
 
-/// Plain weights that were dropped lie between packed ones: the C library keeps them, some 240 MiB
-/// of SmolLM2-135M, until it is asked.
-void give_back_freed() {
-#if defined(__GLIBC__)
-  malloc_trim(0);
-#endif
-}
-
-/// Packs the weights of a graph's products. By path: the attribute that holds the packed weight.
+/// Packs the weights of a graph's products, but those that something else reads: they get copies,
+/// made later. By path: the attribute that holds the packed weight.
 std::map<std::string, std::string> pack_weights(jit::Module& module, jit::Graph& graph,
-                                                Precision precision,
-                                                std::set<const c10::TensorImpl*>& turned) {
+                                                Precision precision, Fused& fused) {
   const std::set<const void*> alone = read_by_products_only(module, graph);
   std::map<std::string, std::string> out;
   std::map<std::pair<const void*, bool>, at::Tensor> packed;  // one that two paths share: once
@@ -95,16 +85,20 @@ std::map<std::string, std::string> pack_weights(jit::Module& module, jit::Graph&
     const at::Tensor weight = attribute(module, product->path);
     if (!can_pack(weight)) return;
     const void* place = weight.const_data_ptr();
+    if (!alone.contains(place)) {
+      const std::string name = kPackedCopy + std::to_string(out.size());
+      const at::Tensor none = at::empty({0});
+      if (!module.hasattr(name)) module.register_attribute(name, c10::TensorType::get(), none);
+      set_attribute(module, name, none);
+      fused.copies.push_back({product->path, name, product->turned});
+      out[product->path] = name;
+      return;
+    }
     at::Tensor& copy = packed[{place, product->turned}];
     if (!copy.defined()) copy = pack(product->turned ? weight.t() : weight, precision);
-    std::string name = product->path;
-    if (!alone.contains(place)) {
-      name = kPackedCopy + std::to_string(out.size());
-      if (!module.hasattr(name)) module.register_attribute(name, c10::TensorType::get(), copy);
-    }
-    out[product->path] = name;
-    if (product->turned) turned.insert(copy.unsafeGetTensorImpl());
-    set_attribute(module, name, copy);  // at once: one plain weight less for each packed one
+    out[product->path] = product->path;
+    if (product->turned) fused.turned.insert(copy.unsafeGetTensorImpl());
+    set_attribute(module, product->path, copy);  // at once: one plain weight less for each packed
     if (out.size() % 16 == 0) give_back_freed();
   });
   give_back_freed();
@@ -135,6 +129,7 @@ void use_packed(const jit::Module& module, jit::Graph& graph,
 void fuse_chains(jit::Graph& graph) {
   fuse_rms_norms(graph);
   fuse_rotary(graph);
+  fuse_cache_writes(graph);
   fuse_attention(graph);
   activate_in_place(graph);
 }
@@ -143,16 +138,21 @@ void fuse_chains(jit::Graph& graph) {
 
 Fused fuse(jit::Module& module, const Grafted& graph, Precision precision) {
   Fused out{graph.forward->copy(), graph.record->copy()};
-  const std::map<std::string, std::string> names =
-      pack_weights(module, *out.forward, precision, out.turned);
+  std::map<std::string, std::string> names = pack_weights(module, *out.forward, precision, out);
   for (jit::Graph* part : {out.forward.get(), out.record.get()}) {
     jit::LowerSimpleTuples(part->block());
     use_packed(module, *part, names);
+    for (const PackedCopy& copy : out.copies) names.erase(copy.path);  // a recording needs none
     if (graph.dtype == at::kFloat) fuse_chains(*part);
     jit::EliminateDeadCode(part->block());
     part->lint();
   }
   return out;
+}
+
+void make(const PackedCopy& copy, const jit::Module& module, Precision precision) {
+  const at::Tensor weight = attribute(module, copy.path);
+  set_attribute(module, copy.name, pack(copy.turned ? weight.t() : weight, precision));
 }
 
 bool is_packed_copy(const std::string& name) { return name.starts_with(kPackedCopy); }

@@ -164,6 +164,21 @@ void fuse_rotary(jit::Graph& graph) {
   });
 }
 
+void fuse_cache_writes(jit::Graph& graph) {
+  const auto rotary = c10::Symbol::fromQualString("cna::rotary");
+  each_node(graph.block(), [&](jit::Node* node) {
+    if (node->kind() != c10::aten::index_copy_ || whole(node->input(1)) != 2) return;
+    jit::Value *cache = node->input(0), *places = node->input(2), *x = node->input(3);
+    const jit::Node* turned = read_once(x) ? made_by(x, rotary) : nullptr;
+    if (turned)
+      replace(graph, node, "cna::write_rotary",
+              {cache, places, turned->input(0), turned->input(1), turned->input(2)});
+    else
+      replace(graph, node, "cna::write_cache", {cache, places, x});
+    node->destroy();
+  });
+}
+
 void fuse_attention(jit::Graph& graph) {
   each_node(graph.block(), [&](jit::Node* node) {
     if (node->kind() != c10::prim::If || node->outputs().size() != 1) return;

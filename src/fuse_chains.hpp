@@ -1,8 +1,8 @@
 /// Finds chains of small operators in a graph and puts one operator in their place.
 ///
-/// RMS norm and rotary embedding as transformers writes them, the attention of an export, SiLU and
-/// the gate's product in place (fused_ops.cpp). Only for graphs of float32 on a CPU. Private to the
-/// library.
+/// RMS norm and rotary embedding as transformers writes them, keys and values on their way into the
+/// buffers, the attention of an export, SiLU and the gate's product in place (fused_ops.cpp). Only
+/// for graphs of float32 on a CPU. Private to the library.
 #pragma once
 
 #include <torch/csrc/jit/ir/ir.h>
@@ -14,6 +14,10 @@ void fuse_rms_norms(::torch::jit::Graph& graph);
 
 /// x * cos + cat(-x2, x1) * sin as cna::rotary; the same bits.
 void fuse_rotary(::torch::jit::Graph& graph);
+
+/// Keys and values written into their buffers by index, as cna::write_cache, or as
+/// cna::write_rotary where they are turned first; the same bits. Behind fuse_rotary.
+void fuse_cache_writes(::torch::jit::Graph& graph);
 
 /// The grouped attention of an export, with a branch for each case, as cna::attend; the same bits.
 void fuse_attention(::torch::jit::Graph& graph);

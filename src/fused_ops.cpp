@@ -2,9 +2,10 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
-#include <optional>
+#include <utility>
 
 // Loops over a row are compiled for several processors, and the one that runs chooses. Numbers are
 // the same on all: sums keep their lanes, and products and sums are not contracted
@@ -71,37 +72,89 @@ at::Tensor rotated(const at::Tensor& x) {
   return at::cat({x.narrow(-1, half, x.size(-1) - half).neg(), x.narrow(-1, 0, half)}, -1);
 }
 
+bool is_plain(const at::Tensor& x) {
+  return x.scalar_type() == at::kFloat && x.device().is_cpu() && x.dim() == 4 && x.stride(3) == 1;
+}
+
+/// Whether `turn_all` takes x and its angles, [rows or 1, 1, tokens, dim].
+bool can_turn(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  const auto fits = [&](const at::Tensor& angle) {
+    return is_plain(angle) && angle.size(3) == x.size(3) && angle.size(2) == x.size(2) &&
+           angle.size(1) == 1 && (angle.size(0) == x.size(0) || angle.size(0) == 1);
+  };
+  return is_plain(x) && x.size(3) % 2 == 0 && x.numel() > 0 && fits(cos) && fits(sin);
+}
+
+/// Calls `one(from, row, token, to)` for each vector of x [rows, heads, tokens, dim] and its place
+/// in `out` [rows, heads, any, dim], where token t stands at `place[t]`; null: at t.
+template <class One>
+void each_vector(const at::Tensor& x, const at::Tensor& out, const int64_t* place, const One& one) {
+  const int64_t heads = x.size(1), tokens = x.size(2);
+  const float* from = x.const_data_ptr<float>();
+  float* to = out.mutable_data_ptr<float>();
+  const int64_t vectors = x.size(0) * heads * tokens;
+  at::parallel_for(0, vectors, rows_a_thread(x.size(3)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i / (heads * tokens), token = i / heads % tokens, head = i % heads;
+      one(from + row * x.stride(0) + head * x.stride(1) + token * x.stride(2), row, token,
+          to + row * out.stride(0) + head * out.stride(1) +
+              (place ? place[token] : token) * out.stride(2));
+    }
+  });
+}
+
+void turn_all(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
+              const at::Tensor& out, const int64_t* place) {
+  const int64_t half = x.size(3) / 2;
+  const int64_t cos_row = cos.size(0) == 1 ? 0 : cos.stride(0);
+  const int64_t sin_row = sin.size(0) == 1 ? 0 : sin.stride(0);
+  const float *c = cos.const_data_ptr<float>(), *s = sin.const_data_ptr<float>();
+  each_vector(x, out, place, [&](const float* from, int64_t row, int64_t token, float* to) {
+    turn(from, c + row * cos_row + token * cos.stride(2), s + row * sin_row + token * sin.stride(2),
+         to, half);
+  });
+}
+
 /// Rotary position embedding of x [rows, heads, tokens, dim], its first half of features paired
 /// with the second; cos and sin [rows or 1, 1, tokens, dim]. The same bits as the plain chain.
 at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  const auto fits = [&](const at::Tensor& angle) {
-    return angle.scalar_type() == at::kFloat && angle.device().is_cpu() && angle.dim() == 4 &&
-           angle.stride(3) == 1 && angle.size(3) == x.size(3) && angle.size(2) == x.size(2) &&
-           angle.size(1) == 1 && (angle.size(0) == x.size(0) || angle.size(0) == 1);
-  };
-  if (x.scalar_type() != at::kFloat || !x.device().is_cpu() || x.dim() != 4 || x.stride(3) != 1 ||
-      x.size(3) % 2 != 0 || x.numel() == 0 || !fits(cos) || !fits(sin))
-    return x * cos + rotated(x) * sin;
+  if (!can_turn(x, cos, sin)) return x * cos + rotated(x) * sin;
   at::Tensor out = at::empty_like(x);  // strides as those of x
   if (out.stride(3) != 1) out = at::empty(x.sizes(), x.options());
-  const int64_t heads = x.size(1), tokens = x.size(2), half = x.size(3) / 2;
-  const int64_t cos_row = cos.size(0) == 1 ? 0 : cos.stride(0);
-  const int64_t sin_row = sin.size(0) == 1 ? 0 : sin.stride(0);
-  const float *from = x.const_data_ptr<float>(), *c0 = cos.const_data_ptr<float>(),
-              *s0 = sin.const_data_ptr<float>();
-  float* to = out.mutable_data_ptr<float>();
-  const int64_t vectors = x.size(0) * heads * tokens;
-  at::parallel_for(0, vectors, rows_a_thread(2 * half), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i / (heads * tokens), token = i / heads % tokens, head = i % heads;
-      const float* a = from + row * x.stride(0) + head * x.stride(1) + token * x.stride(2);
-      const float *c = c0 + row * cos_row + token * cos.stride(2),
-                  *s = s0 + row * sin_row + token * sin.stride(2);
-      float* y = to + row * out.stride(0) + head * out.stride(1) + token * out.stride(2);
-      turn(a, c, s, y, half);
-    }
-  });
+  turn_all(x, cos, sin, out, nullptr);
   return out;
+}
+
+/// Whether vectors of x go into `cache` [rows, heads, places, dim] at `places` [tokens], all of
+/// them there.
+bool can_write(const at::Tensor& cache, const at::Tensor& places, const at::Tensor& x) {
+  if (!is_plain(cache) || !is_plain(x) || !places.device().is_cpu() ||
+      places.scalar_type() != at::kLong || places.dim() != 1 || !places.is_contiguous() ||
+      places.size(0) != x.size(2) || cache.size(0) != x.size(0) || cache.size(1) != x.size(1) ||
+      cache.size(3) != x.size(3))
+    return false;
+  const int64_t* place = places.const_data_ptr<int64_t>();
+  return std::all_of(place, place + places.numel(),
+                     [&](int64_t p) { return p >= 0 && p < cache.size(2); });
+}
+
+/// cache.index_copy_(2, places, x): keys or values of new tokens.
+at::Tensor write_cache(at::Tensor cache, const at::Tensor& places, const at::Tensor& x) {
+  if (!can_write(cache, places, x)) return cache.index_copy_(2, places, x);
+  each_vector(x, cache, places.const_data_ptr<int64_t>(),
+              [n = x.size(3)](const float* from, int64_t, int64_t, float* to) {
+                std::copy_n(from, n, to);
+              });
+  return cache;
+}
+
+/// write_cache of rotary(x, cos, sin), without a tensor between.
+at::Tensor write_rotary(at::Tensor cache, const at::Tensor& places, const at::Tensor& x,
+                        const at::Tensor& cos, const at::Tensor& sin) {
+  if (!can_write(cache, places, x) || !can_turn(x, cos, sin))
+    return write_cache(std::move(cache), places, rotary(x, cos, sin));
+  turn_all(x, cos, sin, cache, places.const_data_ptr<int64_t>());
+  return cache;
 }
 
 /// One head of keys and values for each group of heads of q, without copies of it: its rows stand
@@ -154,6 +207,12 @@ TORCH_LIBRARY_FRAGMENT(cna, m) {
   m.impl("rms_norm", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(rms_norm));
   m.def("rotary(Tensor x, Tensor cos, Tensor sin) -> Tensor");
   m.impl("rotary", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(rotary));
+  m.def("write_cache(Tensor(a!) cache, Tensor places, Tensor x) -> Tensor(a!)");
+  m.impl("write_cache", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(write_cache));
+  m.def(
+      "write_rotary(Tensor(a!) cache, Tensor places, Tensor x, Tensor cos, Tensor sin) -> "
+      "Tensor(a!)");
+  m.impl("write_rotary", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(write_rotary));
 }
 
 }  // namespace cna

@@ -48,9 +48,9 @@ struct Answers {
   std::vector<TokenIds> written;
   int64_t tokens_done = 0;  ///< those that an answer did not need count as well
 
-  /// One step of these rows; those that end leave.
-  void step(Decoder& decoder) {
-    const std::vector<int64_t> tokens = decoder.step();
+  /// One token of each of these rows; those that end leave.
+  void step(Decoder& decoder, bool ahead = true) {
+    const std::vector<int64_t> tokens = decoder.step(ahead);
     if (followed) watch->see(decoder.rows(), followed->take(taps).select(1, -1));
     std::vector<bool> ended(tokens.size());
     for (size_t i = 0; i < tokens.size(); ++i) {
@@ -105,11 +105,15 @@ std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
   for (size_t next = 0; next < waiting.size() || (under_way && !under_way->done());) {
     run.report(answers.tokens_done, total);
     const bool idle = !under_way || under_way->done();
-    if (next < waiting.size() && (idle || (join && run.fit(under_way->rows(), waiting[next])))) {
+    const bool room =
+        next < waiting.size() && (idle || (join && run.fit(under_way->rows(), waiting[next])));
+    if (room && !idle && under_way->ran_ahead()) {
+      answers.step(*under_way, /*ahead=*/false);  // nobody joins behind a step that is not read
+    } else if (room) {
       const Batch& batch = waiting[next++];
       run.steer(batch.rows);
-      Decoder fresh(run, batch, generation);
-      answers.step(fresh);
+      Decoder fresh(run, batch, generation, watch != nullptr);
+      answers.step(fresh, /*ahead=*/idle);
       if (idle)
         under_way.emplace(std::move(fresh));
       else

@@ -69,13 +69,14 @@ Manifest read_manifest(const std::filesystem::path& folder) {
       throw_value_error("load: expected format 'cna.model' in '{}'; export the model again",
                         path.string());
     }
-    if (count("format_version", 0) != 1) {
-      throw_value_error(
-          "load: expected format_version 1 in '{}', got {}; update cna or export the "
-          "model again",
-          path.string(), count("format_version", 0));
-    }
     Manifest out;
+    out.step = count("format_version", 0);
+    if (out.step != 1 && out.step != 2) {
+      throw_value_error(
+          "load: expected format_version 1 or 2 in '{}', got {}; update cna or export the "
+          "model again",
+          path.string(), out.step);
+    }
     out.archive = json.at("archive").get<std::string>();
     out.archive_format = json.at("archive_format").get<std::string>();
     out.sha256 = json.at("sha256").get<std::string>();
@@ -125,7 +126,8 @@ Manifest read_manifest(const std::filesystem::path& folder) {
     if (json.contains("layouts")) {
       const auto& layouts = json.at("layouts");
       out.layouts = {layouts.at("batch").get<bool>(), layouts.at("padding").get<bool>(),
-                     layouts.at("share_prefix").get<bool>()};
+                     layouts.at("share_prefix").get<bool>(),
+                     out.step > 1 && layouts.at("room").get<bool>()};
     }
     out.residual_sites = json.value("residual_sites", true);
     for (const auto& layer : json.at("cache")) {

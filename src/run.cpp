@@ -9,6 +9,7 @@
 #include "batch_limits.hpp"
 #include "cna/error.hpp"
 #include "cna/torch/tap.hpp"
+#include "give_back.hpp"
 #include "step_error.hpp"
 
 namespace cna {
@@ -62,6 +63,7 @@ Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
       throw_index_error("{}: expected arms below {}, got {}; name an arm of the intervention",
                         function, options.intervention.arms(), arm);
   }
+  if (host().captures()) replays_.emplace(host(), capture_on(about.device.type()));
   host().taps().poll = options.poll;
   try {
     compute_prefix();
@@ -80,6 +82,8 @@ Run::~Run() {
   host().taps().record({});
   host().taps().follow({});
   host().taps().poll = nullptr;
+  prefix_cache_.clear();
+  if (info().device.is_cpu()) give_back_freed();
 }
 
 std::vector<int64_t> Run::arms(std::span<const int64_t> rows) const {
@@ -120,17 +124,31 @@ void Run::steer_arms(const std::vector<int64_t>& arm) {
   else
     steering_ = bound(kAllArms).select(at::tensor(arm, at::kLong).to(info().device));
   host().taps().set_edits(steering_.edits);
+  ++steerings_;
 }
 
 void Run::keep_rows(const at::Tensor& rows) {
   steering_ = steering_.select(rows);
+  ++steerings_;
   host().taps().set_edits(steering_.edits);
 }
 
-at::Tensor Run::logits(const Step& step) {
-  at::Tensor out = host().logits(step);
+at::Tensor Run::biased(at::Tensor logits) const {
   const at::Tensor& bias = steering_.bias;
-  return bias.defined() ? out.to(at::kFloat) + bias.to(out.device()) : out;
+  return bias.defined() ? logits.to(at::kFloat) + bias.to(logits.device()) : logits;
+}
+
+at::Tensor Run::logits(const Step& step) { return biased(host().logits(step)); }
+
+at::Tensor Run::replay(Bucket& bucket, int64_t rows) {
+  return biased(replays_->run(bucket, steering_.edits, steerings_).narrow(0, 0, rows));
+}
+
+int64_t Run::rows_of_prefill(int64_t rows, int64_t tokens) const {
+  const int64_t best = prefill_tokens(info(), options_);
+  if (best == 0) return rows;
+  const int64_t blocks = std::max<int64_t>(1, (rows * tokens + best / 2) / best);  // of equal size
+  return (rows + blocks - 1) / blocks;
 }
 
 int64_t Run::end_of(int64_t row) const {
@@ -158,11 +176,9 @@ std::vector<Batch> Run::blocks() const {
 
 bool Run::fit(std::span<const int64_t> rows, const Batch& block) const {
   const BatchLimits limits = batch_limits(info(), options_, room_);
-  int64_t longest = block.mask.size(1);
-  for (const int64_t row : rows)
-    longest = std::max(longest, static_cast<int64_t>(prompts_[static_cast<size_t>(row)].size()));
+  const int64_t places = std::max(block.mask.size(1), longest(rows)) + room_;
   const auto all = static_cast<int64_t>(rows.size() + block.rows.size());
-  return all <= limits.rows && (limits.places == 0 || all * (longest + room_) <= limits.places);
+  return all <= limits.rows && (limits.places == 0 || all * places <= limits.places);
 }
 
 int64_t Run::common_part() const {
@@ -202,39 +218,55 @@ void Run::compute_prefix() {
   prefix_ = prefix;
 }
 
-Run::PrefixPlaces Run::prefix_places(std::span<const int64_t> rows) const {
+int64_t Run::longest(std::span<const int64_t> rows) const {
+  size_t out = 0;
+  for (const int64_t row : rows) out = std::max(out, prompts_[static_cast<size_t>(row)].size());
+  return static_cast<int64_t>(out);
+}
+
+Run::PrefixPlaces Run::prefix_places(std::span<const int64_t> rows, int64_t total, int64_t begin,
+                                     int64_t end) const {
   PrefixPlaces out;
   if (prefix_cache_[0].size(0) > 1) out.arm = at::tensor(arms(rows), at::kLong).unsqueeze(1);
   std::vector<int64_t> lengths;
   for (const int64_t row : rows)
     lengths.push_back(static_cast<int64_t>(prompts_[static_cast<size_t>(row)].size()));
-  const at::Tensor length = at::tensor(lengths, at::kLong).unsqueeze(1);
-  const at::Tensor pad = length.max() - length;  // in front, as make_batches puts it
+  const at::Tensor pad = total - at::tensor(lengths, at::kLong).unsqueeze(1);  // make_batches' way
   // What lies in the place of padding is never looked at, but must be finite.
-  if (pad.any().item<bool>()) out.token = (at::arange(prefix_, at::kLong) - pad).clamp_min(0);
+  if (begin > 0 || end < prefix_ || pad.any().item<bool>())
+    out.token = (at::arange(begin, end, at::kLong) - pad).clamp_min(0);
   return out;
+}
+
+void Run::fill(const std::vector<at::Tensor>& cache, std::span<const int64_t> rows, int64_t total,
+               int64_t begin, int64_t end) const {
+  if (begin == end) return;
+  PrefixPlaces places = prefix_ > 0 ? prefix_places(rows, total, begin, end) : PrefixPlaces{};
+  for (size_t i = 0; i < cache.size(); ++i) {
+    const at::Tensor to = cache[i].narrow(2, begin, end - begin);
+    for (at::Tensor* index : {&places.arm, &places.token})
+      if (index->defined()) *index = index->to(to.device());
+    if (prefix_ > 0)
+      to.copy_(places.of(prefix_cache_[i], to.size(0)));
+    else
+      to.zero_();
+  }
 }
 
 std::vector<at::Tensor> Run::cache(std::span<const int64_t> rows, int64_t capacity) const {
   std::vector<at::Tensor> out;
   const auto n = static_cast<int64_t>(rows.size());
-  PrefixPlaces places = prefix_ > 0 ? prefix_places(rows) : PrefixPlaces{};
-  for (size_t i = 0; i < info().cache.size(); ++i) {
-    const CacheShape& layer = info().cache[i];
-    const auto options = at::TensorOptions(info().dtype).device(info().cache_device(i));
-    for (at::Tensor* index : {&places.arm, &places.token})
-      if (index->defined()) *index = index->to(options.device());
-    for (const int64_t dim : {layer.key_dim, layer.value_dim}) {
-      at::Tensor buffer;
-      try {
-        buffer = at::empty({n, layer.heads, capacity, dim}, options);
-      } catch (const std::exception& error) {
-        throw_allocation_error(n, capacity, error);
-      }
-      if (prefix_ > 0) buffer.narrow(2, 0, prefix_).copy_(places.of(prefix_cache_[out.size()], n));
-      out.push_back(std::move(buffer));
+  try {
+    for (size_t i = 0; i < info().cache.size(); ++i) {
+      const CacheShape& layer = info().cache[i];
+      const auto options = at::TensorOptions(info().dtype).device(info().cache_device(i));
+      for (const int64_t dim : {layer.key_dim, layer.value_dim})
+        out.push_back(at::empty({n, layer.heads, capacity, dim}, options));
     }
+  } catch (const std::exception& error) {
+    throw_allocation_error(n, capacity, error);
   }
+  fill(out, rows, longest(rows), 0, prefix_);
   return out;
 }
 

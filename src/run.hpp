@@ -4,12 +4,15 @@
 #pragma once
 
 #include <map>
+#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "cna/torch/model.hpp"
 #include "cna/torch/tap.hpp"
 #include "cna/torch/tokens.hpp"
+#include "replays.hpp"
 
 namespace cna {
 
@@ -49,6 +52,21 @@ class Run {
                                               int64_t capacity) const;
   /// What the model predicts, the steering of the logits included.
   [[nodiscard]] at::Tensor logits(const Step& step);
+  /// Whether steps of one token are captured and replayed, in buckets.
+  [[nodiscard]] bool replays() const { return replays_.has_value(); }
+  [[nodiscard]] std::shared_ptr<Bucket> bucket(int64_t rows, int64_t places) {
+    return replays_->bucket(rows, places);
+  }
+  /// `logits` of the first `rows` rows of a bucket's step.
+  [[nodiscard]] at::Tensor replay(Bucket& bucket, int64_t rows);
+  /// Rows that read their prompts together, of `rows` with so many new tokens.
+  [[nodiscard]] int64_t rows_of_prefill(int64_t rows, int64_t tokens) const;
+  /// Tokens of the longest of these prompts.
+  [[nodiscard]] int64_t longest(std::span<const int64_t> rows) const;
+  /// Fills places of buffers [rows, heads, total or more, dim], whose rows' prompts end at place
+  /// `total`, with what the prefix left; with 0 where there is none.
+  void fill(const std::vector<at::Tensor>& cache, std::span<const int64_t> rows, int64_t total,
+            int64_t begin, int64_t end) const;
   /// The first step of a batch; `cache` from above, `keep` indices into the new tokens.
   [[nodiscard]] Step first_step(const Batch& batch, const std::vector<at::Tensor>& cache,
                                 at::Tensor keep);
@@ -66,10 +84,12 @@ class Run {
     [[nodiscard]] Steering select(const at::Tensor& rows) const;
   };
   void compute_prefix();
+  [[nodiscard]] at::Tensor biased(at::Tensor logits) const;
   [[nodiscard]] int64_t end_of(int64_t row) const;
   /// That of one arm for all rows, or of all arms in their order; uploaded once in a run.
   const Steering& bound(int64_t arm);
-  [[nodiscard]] PrefixPlaces prefix_places(std::span<const int64_t> rows) const;
+  [[nodiscard]] PrefixPlaces prefix_places(std::span<const int64_t> rows, int64_t total,
+                                           int64_t begin, int64_t end) const;
 
   Model& model_;
   Model::Turn turn_;
@@ -80,7 +100,9 @@ class Run {
   int64_t last_;  // tokens at a prompt's end that an edit treats apart; 0: none does
   int64_t prefix_ = 0;
   std::map<int64_t, Steering> bound_;
-  Steering steering_;                     // of the batch under way
+  Steering steering_;      // of the batch under way
+  int64_t steerings_ = 0;  // how many there have been
+  std::optional<Replays> replays_;
   std::vector<at::Tensor> prefix_cache_;  // [arms, heads, prefix, dim]
 };
 

@@ -9,9 +9,11 @@
 
 #include "archive.hpp"
 #include "cna/error.hpp"
+#include "cna/torch/capture.hpp"
 #include "cna/torch/graft.hpp"
 #include "cna/torch/host.hpp"
 #include "fuse.hpp"
+#include "host_options.hpp"
 #include "linears.hpp"
 #include "packed.hpp"
 #include "step_error.hpp"
@@ -29,6 +31,7 @@ class TorchScriptHost final : public Host {
         graph_(std::move(graph)),
         exported_(exported),
         fused_(options.fuse),
+        captures_(options.capture),
         precision_(options.precision) {
     handle_ = c10::make_intrusive<TapsHandle>(graph_.shape.layers);
     info_.shape = graph_.shape;
@@ -40,7 +43,10 @@ class TorchScriptHost final : public Host {
   }
 
   ModelInfo& editable_info() { return info_; }
-  void set_unembedding(std::string path) { unembedding_ = std::move(path); }
+  void describe(const Manifest& manifest) {
+    unembedding_ = manifest.unembedding;
+    takes_places_ = manifest.step > 1;
+  }
 
   [[nodiscard]] Write write(int64_t layer) override {
     if (unembedding_.empty()) return Host::write(layer);
@@ -66,7 +72,13 @@ class TorchScriptHost final : public Host {
     return *widens_;
   }
 
+  [[nodiscard]] bool captures() override {
+    return captures_ && info_.layouts.room && !info_.device.is_cpu() &&
+           capture_on(info_.device.type());
+  }
+
   at::Tensor logits(const Step& step) override {
+    for (; !copies_.empty(); copies_.pop_back()) make(copies_.back(), module_, precision_);
     c10::IValue result = run(forward_, step);
     if (result.isTuple()) result = result.toTupleRef().elements()[0];
     if (!result.isTensor()) {
@@ -121,7 +133,7 @@ class TorchScriptHost final : public Host {
     const bool fused = fused_ && info_.device.is_cpu();
     const Fused graphs =
         fused ? fuse(module_, graph_, precision_) : Fused{graph_.forward, graph_.record};
-    turned_ = graphs.turned;
+    turned_ = graphs.turned, copies_ = graphs.copies;
     forward_ = jit::Code(graphs.forward, "cna_forward");
     record_ = jit::Code(graphs.record, "cna_record");
   }
@@ -151,6 +163,7 @@ class TorchScriptHost final : public Host {
     jit::Stack stack{module_._ivalue(), handle_, step.ids};
     if (exported_) {
       stack.insert(stack.end(), {step.mask, step.positions, step.keep});
+      if (takes_places_) stack.emplace_back(step.write_places());
       stack.insert(stack.end(), step.cache.begin(), step.cache.end());
     } else if (code.num_inputs() > 3) {
       stack.emplace_back(step.mask);
@@ -171,12 +184,14 @@ class TorchScriptHost final : public Host {
 
   jit::Module module_;
   Grafted graph_;
-  bool exported_, fused_;
+  bool exported_, fused_, captures_;
   Precision precision_;
   c10::intrusive_ptr<TapsHandle> handle_;
   jit::Code forward_, record_;
   std::set<const c10::TensorImpl*> turned_;  // packed weights whose plain form is [in, out]
+  std::vector<PackedCopy> copies_;           // not made yet
   std::string unembedding_;
+  bool takes_places_ = true;  // else the graph writes the last places
   std::optional<bool> widens_;
 };
 
@@ -195,20 +210,6 @@ jit::Module load_archive(const std::filesystem::path& file) {
         "another kind, export it again",
         file.string(), first_line(error));
   }
-}
-
-void require_precision(const HostOptions& options, at::ScalarType dtype) {
-  if (options.precision == Precision::float32) return;
-  if (!options.fuse || !options.device.is_cpu() || dtype != at::kFloat)
-    throw_value_error(
-        "load: expected a float32 export on a CPU, with fuse, for products in bfloat16, got {} on "
-        "{}{}; "
-        "leave the precision at float32",
-        at::toString(dtype), options.device.str(), options.fuse ? "" : " without fuse");
-  if (!can_multiply(options.precision))
-    throw_value_error(
-        "load: expected a processor with bfloat16 products, got none; leave the precision at "
-        "float32");
 }
 
 /// A shape as a graph has it, which does not tell experts apart.
@@ -235,6 +236,7 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
   const bool exported = std::filesystem::is_directory(path);
   Manifest manifest;
   if (exported) manifest = checked_manifest(path, "torchscript", options.verify);
+  require_capture(options, exported, manifest);
   jit::Module module = load_archive(exported ? path / manifest.archive : path);
   if (!module.find_method("forward")) {
     throw_error(
@@ -245,13 +247,13 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
   std::string pattern = options.pattern.empty() ? manifest.tap_pattern : options.pattern;
   Grafted graph = graft(module, pattern.empty() ? kDownProjection : pattern);
   const size_t arguments = graph.forward->inputs().size() - 2;
-  if (exported &&
-      (arguments != 4 + 2 * manifest.cache.size() || graph.shape != bare(manifest.shape))) {
+  if (exported && (arguments != manifest.leading_inputs() + 2 * manifest.cache.size() ||
+                   graph.shape != bare(manifest.shape))) {
     throw_error(
         "load: expected the archive that the manifest describes ({} neurons, {} "
         "inputs), got {}, {} inputs in '{}'; export the model again",
-        manifest.shape.text(), 4 + 2 * manifest.cache.size(), graph.shape.text(), arguments,
-        path.string());
+        manifest.shape.text(), manifest.leading_inputs() + 2 * manifest.cache.size(),
+        graph.shape.text(), arguments, path.string());
   }
   if (!exported && (arguments < 1 || arguments > 2)) {
     throw_error(
@@ -263,7 +265,7 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
   require_precision(options, graph.dtype);
   auto host =
       std::make_unique<TorchScriptHost>(std::move(module), std::move(graph), exported, options);
-  host->set_unembedding(manifest.unembedding);
+  host->describe(manifest);
   ModelInfo& info = host->editable_info();
   info.id = exported ? manifest.model_id : path.filename().string();
   info.weights_hash = manifest.weights_hash;

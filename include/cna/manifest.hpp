@@ -2,8 +2,9 @@
 ///
 ///   folder/manifest.json  folder/model.pt or model.pt2  folder/tokenizer files
 ///
-/// The archive's forward takes (input_ids, attention_mask, position_ids, logit_positions, then a
-/// key and a value buffer per layer) and returns logits; docs/export.md has the contract.
+/// The archive's forward takes (input_ids, attention_mask, position_ids, logit_positions,
+/// write_places, then a key and a value buffer per layer) and returns logits; docs/export.md has
+/// the contract.
 #pragma once
 
 #include <array>
@@ -28,9 +29,12 @@ struct Layouts {
   bool batch = true;         ///< several rows in a step
   bool padding = true;       ///< rows of unequal length, padded in front
   bool share_prefix = true;  ///< keys and values of one prompt serve others
+  bool room = false;         ///< buffers may have places behind the new tokens'
 };
 
 struct Manifest {
+  /// Version of the step: 1 has no write_places, and writes the last places of its buffers.
+  int64_t step = 2;
   std::string archive = "model.pt";            ///< file name inside the folder
   std::string archive_format = "torchscript";  ///< or "aoti"
   std::string sha256;                          ///< of the archive, hexadecimal
@@ -47,6 +51,9 @@ struct Manifest {
   std::vector<int64_t> eos_ids;   ///< tokens that end an answer
   Layouts layouts;                ///< all, in exports that do not say
   bool residual_sites = true;     ///< false: the stream's sites are not those of the model
+
+  /// Inputs of the step before the keys and values.
+  [[nodiscard]] size_t leading_inputs() const { return step > 1 ? 5 : 4; }
 
   // Only of compiled archives, whose graphs cannot be looked into.
   std::string torch;           ///< version of torch that compiled it

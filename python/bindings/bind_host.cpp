@@ -2,6 +2,7 @@
 
 #include "bindings.hpp"
 #include "cna/error.hpp"
+#include "cna/torch/capture.hpp"
 #include "cna/torch/graft.hpp"
 #include "cna/torch/live.hpp"
 
@@ -27,7 +28,7 @@ ModelInfo info_from(const py::dict& d) {
   info.residual_sites = py::cast<bool>(d["residual_sites"]);
   if (d.contains("layouts")) {
     const auto layouts = py::cast<std::map<std::string, bool>>(d["layouts"]);
-    info.layouts = {layouts.at("batch"), layouts.at("padding"), layouts.at("share_prefix")};
+    info.layouts = {layouts.at("batch"), layouts.at("padding"), layouts.at("share_prefix"), false};
   }
   for (const auto& [heads, key, value] :
        py::cast<std::vector<std::tuple<int64_t, int64_t, int64_t>>>(d["cache"]))
@@ -45,8 +46,8 @@ std::unique_ptr<Host> live_host(
     const std::optional<std::pair<py::function, py::function>>& weights) {
   auto run = [f = kept(forward)](const Step& step, Taps& taps) {
     py::gil_scoped_acquire gil;
-    return py::cast<at::Tensor>(
-        (*f)(step.ids, step.mask, step.positions, step.keep, step.cache, taps.shared_from_this()));
+    return py::cast<at::Tensor>((*f)(step.ids, step.mask, step.positions, step.keep,
+                                     step.write_places(), step.cache, taps.shared_from_this()));
   };
   auto to = [f = kept(move)](c10::Device device) {
     py::gil_scoped_acquire gil;
@@ -70,6 +71,44 @@ std::unique_ptr<Host> live_host(
   // Modules in Python may be wrapped, or spread over processes: their rows stay as they are.
   return std::make_unique<LiveHost>(info_from(info), std::move(run), std::move(to),
                                     std::move(known), /*may_widen=*/false);
+}
+
+/// Captured work of Python's: what replays it.
+class CapturedInPython final : public Captured {
+ public:
+  explicit CapturedInPython(const py::function& replay) : replay_(kept(replay)) {}
+  void replay() override {
+    py::gil_scoped_acquire gil;
+    (*replay_)();
+  }
+
+ private:
+  std::shared_ptr<py::function> replay_;
+};
+
+void capture_from(const std::string& type, const std::optional<py::function>& capture) {
+  const c10::DeviceType device_type = c10::Device(type).type();
+  if (!capture) return set_capture(device_type, {});
+  set_capture(device_type, [f = kept(*capture)](c10::Device device,
+                                                const std::function<void()>& work) {
+    py::gil_scoped_acquire gil;
+    std::exception_ptr stopped;  // Python would make another of it on the way
+    const py::cpp_function call([&] {
+      py::gil_scoped_release release;
+      try {
+        work();
+      } catch (...) {
+        stopped = std::current_exception();
+        throw;
+      }
+    });
+    try {
+      return std::make_unique<CapturedInPython>(py::cast<py::function>((*f)(device.str(), call)));
+    } catch (const py::error_already_set&) {
+      if (stopped) std::rethrow_exception(stopped);
+      throw;
+    }
+  });
 }
 
 }  // namespace
@@ -117,13 +156,15 @@ py::class_<Model> bind_host(py::module_& m) {
       .def_static(
           "load",
           [](const std::filesystem::path& path, const std::string& pattern,
-             const std::string& device, bool verify, bool fuse, bool bf16) {
+             const std::string& device, bool verify, bool fuse, bool bf16, bool capture) {
             py::gil_scoped_release release;
             const Precision precision = bf16 ? Precision::bf16 : Precision::float32;
-            return Model::load(path, {pattern, c10::Device(device), verify, fuse, precision});
+            return Model::load(path,
+                               {pattern, c10::Device(device), verify, fuse, precision, capture});
           },
           py::arg("path"), py::arg("pattern") = "", py::arg("device") = "cpu",
           py::arg("verify") = true, py::arg("fuse") = true, py::arg("bf16") = false,
+          py::arg("capture") = false,
           "Opens an exported folder, or any traced TorchScript language model.")
       .def_static(
           "live",
@@ -197,8 +238,18 @@ py::class_<Model> bind_host(py::module_& m) {
                                                {"share_prefix", found.share_prefix}};
           },
           "Which layouts give the model's own numbers: batch, padding, share_prefix.")
+      .def_property_readonly(
+          "has_room", [](const Model& s) { return s.info().layouts.room; },
+          "Whether keys and values may have places behind the new tokens'.")
       .def_property_readonly("has_residual_sites",
-                             [](const Model& s) { return s.info().residual_sites; });
+                             [](const Model& s) { return s.info().residual_sites; })
+      .def_property_readonly(
+          "captures", [](Model& s) { return s.host().captures(); },
+          "Whether steps of one token are captured and replayed.");
+
+  m.def("set_capture", &capture_from, py::arg("device_type"), py::arg("capture"),
+        "How work is captured on devices of this type: capture(device, work) calls work() once and "
+        "returns what replays it. None: as torch does it, if it does.");
 
   m.def(
       "inspect_archive",

@@ -6,7 +6,7 @@ import collections.abc
 import os
 import torch
 import typing
-__all__: list[str] = ['Circuit', 'ContributionParts', 'Conversation', 'Gate', 'Intervention', 'Model', 'Neuron', 'NonFiniteError', 'Overlap', 'Taps', 'UniversalCounter', 'Watch', 'common_prefix', 'compare', 'composite_quality', 'coverage', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'n_gram_quality', 'prompt_hash', 'random_like', 'shared_experts', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
+__all__: list[str] = ['Circuit', 'ContributionParts', 'Conversation', 'Gate', 'Intervention', 'Model', 'Neuron', 'NonFiniteError', 'Overlap', 'Taps', 'UniversalCounter', 'Watch', 'common_prefix', 'compare', 'composite_quality', 'coverage', 'down_projection', 'four_gram_quality', 'hypergeometric_upper_tail', 'inspect_archive', 'mcnemar_exact', 'merge_moments', 'n_gram_quality', 'prompt_hash', 'random_like', 'set_capture', 'shared_experts', 'torch_version', 'universal_threshold', 'unpad', 'version', 'wilson_interval']
 class NonFiniteError(RuntimeError):
     """
     A model's numbers overflowed, so that nothing can be read off them.
@@ -311,7 +311,7 @@ class Model:
         A model that Python runs: forward(ids, mask, positions, keep, cache, taps) -> logits.
         """
     @staticmethod
-    def load(path: os.PathLike | str | bytes, pattern: str = '', device: str = 'cpu', verify: bool = True, fuse: bool = True, bf16: bool = False) -> Model:
+    def load(path: os.PathLike | str | bytes, pattern: str = '', device: str = 'cpu', verify: bool = True, fuse: bool = True, bf16: bool = False, capture: bool = False) -> Model:
         """
         Opens an exported folder, or any traced TorchScript language model.
         """
@@ -394,6 +394,11 @@ class Model:
         Weight of a module of an exported graph, by its path; None where there is none.
         """
     @property
+    def captures(self) -> bool:
+        """
+        Whether steps of one token are captured and replayed.
+        """
+    @property
     def device(self) -> str:
         ...
     @property
@@ -413,6 +418,11 @@ class Model:
     @property
     def has_residual_sites(self) -> bool:
         ...
+    @property
+    def has_room(self) -> bool:
+        """
+        Whether keys and values may have places behind the new tokens'.
+        """
     @property
     def hidden(self) -> int:
         ...
@@ -642,6 +652,10 @@ def prompt_hash(sets: collections.abc.Sequence[collections.abc.Sequence[collecti
 def random_like(circuit: Circuit, seed: typing.SupportsInt | typing.SupportsIndex = 0, avoid: bool = True) -> Circuit:
     """
     Random neurons, as many in each layer as the circuit has.
+    """
+def set_capture(device_type: str, capture: collections.abc.Callable | None) -> None:
+    """
+    How work is captured on devices of this type: capture(device, work) calls work() once and returns what replays it. None: as torch does it, if it does.
     """
 def universal_threshold(prompts: typing.SupportsInt | typing.SupportsIndex, share: typing.SupportsFloat | typing.SupportsIndex = 0.8) -> int:
     """

@@ -56,6 +56,26 @@ TEST_CASE("read_manifest: layouts are all good unless the export says otherwise"
   CHECK_THROWS_AS((void)with(R"(, "layouts": {"batch": 1})"), cna::ValueError);
 }
 
+TEST_CASE("read_manifest: an export says which step it holds, and whether buffers may have room") {
+  const auto of_version = [](const std::string& version, const std::string& more) {
+    std::string text = kWhole;
+    const std::string first = "\"format_version\": 1";
+    text.replace(text.find(first), first.size(), "\"format_version\": " + version);
+    const Folder folder(text.insert(text.rfind('}'), more));
+    return cna::read_manifest(folder.path);
+  };
+  const std::string with = R"(, "layouts":
+      {"batch": true, "padding": true, "share_prefix": true, "room": true})";
+  CHECK(of_version("1", with).step == 1);
+  CHECK_FALSE(of_version("1", with).layouts.room);  // its graph writes the last places
+  CHECK(of_version("1", with).leading_inputs() == 4);
+  CHECK(of_version("2", with).layouts.room);
+  CHECK(of_version("2", with).leading_inputs() == 5);
+  CHECK_FALSE(of_version("2", "").layouts.room);
+  CHECK(contains(message_of<cna::ValueError>([&] { (void)of_version("3", with); }),
+                 "expected format_version 1 or 2"));
+}
+
 TEST_CASE("read_manifest: a missing, cut or newer manifest is refused") {
   CHECK_THROWS_AS((void)cna::read_manifest("/no/such/folder"), cna::Error);
   const std::string whole = kWhole;

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
+#include <ATen/core/GraphImplInterface.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
@@ -10,6 +11,7 @@
 #include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <sys/mman.h>
@@ -119,23 +121,22 @@ Memory& memory() {
   return *all;
 }
 
-/// Keeps the memory of tensors open while it lives.
+/// Keeps tensors, and their memory open, while it lives: the interpreter gives its last one away.
 class Open {
  public:
   Open() = default;
   Open(const Open&) = delete;
   Open& operator=(const Open&) = delete;
   ~Open() {
-    for (void* data : opened_) memory().close(data);
+    for (const at::Tensor& t : opened_) memory().close(t.storage().mutable_data());
   }
   void add(const at::Tensor& t) {
-    void* data = t.storage().mutable_data();
-    memory().open(data);
-    opened_.push_back(data);
+    memory().open(t.storage().mutable_data());
+    opened_.push_back(t);
   }
 
  private:
-  std::vector<void*> opened_;
+  std::vector<at::Tensor> opened_;
 };
 
 struct FakeAllocator final : c10::Allocator {
@@ -154,6 +155,31 @@ struct FakeAllocator final : c10::Allocator {
 };
 
 FakeAllocator allocator;
+
+// --- what the device does behind the host's back -------------------------------------------------
+
+/// Copies of this thread that are under way: the host has asked for them and not waited.
+thread_local std::vector<std::pair<at::Tensor, at::Tensor>> under_way;  // from host bytes, to
+
+/// All copies that are under way arrive.
+void arrive() {
+  for (const auto& [bytes, to] : under_way) to.copy_(bytes);
+  under_way.clear();
+}
+
+/// Launches so far.
+int64_t launched() {
+  const FakeCounts counts = memory().counts();
+  return counts.kernels + counts.replays;
+}
+
+struct Recording;
+thread_local Recording* recording = nullptr;  // of this thread's capture
+
+void refuse_while_capturing(const char* what) {
+  TORCH_CHECK(recording == nullptr,
+              "fake: operation not permitted when stream is capturing: ", what);
+}
 
 // --- the current device
 // ----------------------------------------------------------------------------
@@ -177,6 +203,24 @@ struct FakeGuard final : c10::impl::DeviceGuardImplInterface {
     return c10::Stream(c10::Stream::DEFAULT, device.has_index() ? device : getDevice());
   }
   c10::Stream exchangeStream(c10::Stream stream) const override { return stream; }
+  c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override {
+    return getStream(device);
+  }
+  void synchronizeDevice(c10::DeviceIndex) const override { arrive(); }
+  void record(void** event, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {
+    if (*event == nullptr) *event = new int64_t;
+    *static_cast<int64_t*>(*event) = launched();
+  }
+  void synchronizeEvent(void* event) const override {
+    memory().count([&](FakeCounts& counts) {
+      ++counts.reads,
+          counts.late += counts.kernels + counts.replays > *static_cast<int64_t*>(event);
+    });
+    arrive();
+  }
+  void destroyEvent(void* event, c10::DeviceIndex) const noexcept override {
+    delete static_cast<int64_t*>(event);
+  }
   c10::DeviceIndex deviceCount() const noexcept override { return kFakeDevices; }
 };
 
@@ -186,6 +230,7 @@ struct FakeHooks final : at::PrivateUse1HooksInterface {
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   c10::DeviceIndex deviceCount() const override { return kFakeDevices; }
   c10::DeviceIndex getCurrentDevice() const override { return current; }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
   const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
     static const at::Generator generator =
         at::detail::createCPUGenerator();  // at::manual_seed asks
@@ -230,6 +275,8 @@ const at::Tensor& resize(const at::Tensor& self, at::IntArrayRef size,
   return at::native::resize_(self, size, format);
 }
 
+void note_copy(const at::Tensor& from, const at::Tensor& to);
+
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
   const auto bytes = static_cast<int64_t>(to.nbytes());
   memory().count([&](FakeCounts& counts) {
@@ -238,11 +285,22 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_bloc
     if (!on_fake(to)) counts.reads += !non_blocking, counts.bytes_read += bytes;
   });
   Open open;
-  if (to.numel() > 0) on_host(to, open).copy_(on_host(from, open));
+  if (!on_fake(from)) refuse_while_capturing("upload");
+  if (!on_fake(to)) refuse_while_capturing("read");
+  if (to.numel() == 0) return to;
+  if (on_fake(from) && on_fake(to)) note_copy(from, to);
+  if (!on_fake(to) && non_blocking) {
+    // The device copies now, and tells nobody: until the host has waited, other numbers are there.
+    under_way.emplace_back(on_host(from, open).clone(), to);
+    to.fill_(-7);
+  } else {
+    on_host(to, open).copy_(on_host(from, open));
+  }
   return to;
 }
 
 at::Scalar local_scalar(const at::Tensor& t) {
+  refuse_while_capturing("scalar");
   memory().count([&](FakeCounts& counts) {
     ++counts.reads, counts.bytes_read += static_cast<int64_t>(t.nbytes());
   });
@@ -322,6 +380,7 @@ class Call {
     if (!t.defined()) return t;
     if (t.is_cpu() && t.dim() == 0 && !writes_) return t;
     if (t.is_cpu() && indices_) {  // CUDA takes the indices of index() there
+      refuse_while_capturing("upload of an index");
       memory().count([&](FakeCounts& counts) {
         ++counts.uploads, counts.bytes_uploaded += static_cast<int64_t>(t.nbytes());
       });
@@ -353,13 +412,98 @@ class Call {
   Open open_;
 };
 
-void run_on_cpu(const c10::OperatorHandle& op, ::torch::jit::Stack* stack) {
-  Call call(op, *stack);
-  memory().count(
-      [&](FakeCounts& counts) { ++counts.kernels, ++counts.by_name[op.schema().name()]; });
-  op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+// --- capture
+// ----------------------------------------------------------------------------------------
+
+/// Kernels of a thread in their order, with the tensors that they read and wrote.
+struct Recording {
+  struct Kernel {
+    std::optional<c10::OperatorHandle> op;  // none: a copy, of from and to
+    ::torch::jit::Stack arguments, results;
+  };
+  std::vector<Kernel> kernels;
+};
+
+void note_copy(const at::Tensor& from, const at::Tensor& to) {
+  if (recording != nullptr) recording->kernels.push_back({std::nullopt, {from}, {to}});
+}
+
+void on_cpu(const c10::OperatorHandle& op, ::torch::jit::Stack& stack) {
+  Call call(op, stack);
+  op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
   call.finish();
 }
+
+/// While a thread captures, kernels run as well: on a real device they do not, and nobody may count
+/// on what they give before the first replay.
+void run_on_cpu(const c10::OperatorHandle& op, ::torch::jit::Stack* stack) {
+  memory().count(
+      [&](FakeCounts& counts) { ++counts.kernels, ++counts.by_name[op.schema().name()]; });
+  const size_t taken = op.schema().arguments().size(), given = op.schema().returns().size();
+  Recording::Kernel kernel{op, {}, {}};
+  if (recording != nullptr)
+    kernel.arguments.assign(stack->end() - static_cast<std::ptrdiff_t>(taken), stack->end());
+  on_cpu(op, *stack);
+  if (recording == nullptr) return;
+  kernel.results.assign(stack->end() - static_cast<std::ptrdiff_t>(given), stack->end());
+  recording->kernels.push_back(std::move(kernel));
+}
+
+/// Puts the bytes of a result where the captured kernel put its own.
+void overwrite(const c10::IValue& kept, const c10::IValue& fresh) {
+  if (kept.isTensorList()) {
+    const auto to = kept.toTensorList(), from = fresh.toTensorList();
+    for (size_t i = 0; i < to.size(); ++i)
+      overwrite(c10::IValue(to.get(i)), c10::IValue(from.get(i)));
+  }
+  if (!kept.isTensor() || !kept.toTensor().defined()) return;
+  const at::Tensor &to = kept.toTensor(), &from = fresh.toTensor();
+  if (to.is_same(from) || to.numel() == 0) return;
+  Open open;
+  on_host(to, open).copy_(on_host(from, open));
+}
+
+struct FakeGraph final : at::GraphImplInterface {
+  explicit FakeGraph(const at::GraphImplArgs&) {}
+  void capture_begin(c10::MempoolId_t, at::GraphCaptureMode) override {
+    TORCH_CHECK(recording == nullptr, "fake: this thread captures already");
+    recording = &recording_;
+  }
+  void capture_end() override { recording = nullptr; }
+  void instantiate() override {}
+  void replay() override {
+    refuse_while_capturing("replay");
+    memory().count([&](FakeCounts& counts) {
+      ++counts.replays, counts.replayed += static_cast<int64_t>(recording_.kernels.size());
+    });
+    for (const Recording::Kernel& kernel : recording_.kernels) {
+      ::torch::jit::Stack stack = kernel.arguments;
+      if (!kernel.op) {
+        overwrite(kernel.results[0], stack[0]);
+        continue;
+      }
+      on_cpu(*kernel.op, stack);
+      for (size_t i = 0; i < stack.size(); ++i) overwrite(kernel.results[i], stack[i]);
+    }
+  }
+  void reset() override { recording_.kernels.clear(); }
+  c10::MempoolId_t pool() const override { return {0, 0}; }
+  void enable_debug_mode() override {}
+  void debug_dump(const std::string&) override {}
+
+ private:
+  Recording recording_;
+};
+
+}  // namespace
+}  // namespace cna::test
+
+namespace at {
+REGISTER_GRAPH_IMPL(FAKE, ::cna::test::FakeGraph)
+}  // namespace at
+
+namespace cna::test {
+namespace {
 
 const bool named = [] {
   c10::register_privateuse1_backend("fake");
@@ -374,6 +518,7 @@ C10_REGISTER_GUARD_IMPL(PrivateUse1, FakeGuard)
 
 FakeCounts operator-(FakeCounts after, const FakeCounts& before) {
   after.kernels -= before.kernels, after.reads -= before.reads, after.uploads -= before.uploads;
+  after.replays -= before.replays, after.replayed -= before.replayed, after.late -= before.late;
   after.bytes_read -= before.bytes_read, after.bytes_uploaded -= before.bytes_uploaded;
   for (size_t i = 0; i < after.allocations.size(); ++i)
     after.allocations[i] -= before.allocations[i];

@@ -8,7 +8,11 @@
 ///            tensors of two devices, as CUDA does; scalars of the host (no dimension) are let
 ///            through
 ///   copies   counted by direction. A read is what makes the host wait for numbers of the device: a
-///            copy to the host that is not marked non-blocking, or a scalar
+///            copy to the host that is not marked non-blocking, a scalar, or an event. What a
+///            non-blocking copy brings is not there before the host has waited for an event
+///   capture  of torch's own interface: takes down the kernels that a thread launches, refuses
+///   reads
+///            and uploads among them, and replays them on the memory that they had
 ///
 /// Each thread has a current device, 0 at first, as CUDA has it: "fake" without a number is that
 /// one.
@@ -31,8 +35,11 @@ inline constexpr c10::DeviceIndex kFakeDevices = 2;
 
 /// What happened on both devices, in all threads.
 struct FakeCounts {
-  int64_t kernels = 0;  ///< copies from device to device too
+  int64_t kernels = 0;   ///< that the host launched; copies from device to device too
+  int64_t replays = 0;   ///< of captured kernels, one launch each
+  int64_t replayed = 0;  ///< kernels in them
   int64_t reads = 0;
+  int64_t late = 0;  ///< of the reads, those that waited while later kernels were launched already
   int64_t uploads = 0;
   int64_t bytes_read = 0;
   int64_t bytes_uploaded = 0;

@@ -59,7 +59,8 @@ struct LiveModel {
   // --- behind a LiveHost -----------------------------------------------------------------------
 
   /// Without `cached` the host has no keys and values, and every step sees whole prompts.
-  Model host(bool cached = true, std::vector<int64_t> eos_ids = {}) const {
+  /// @param captured  steps may be captured
+  Model host(bool cached = true, std::vector<int64_t> eos_ids = {}, bool captured = false) const {
     ModelInfo info;
     info.id = "live-test";
     info.shape = {kLayers, kWidth};
@@ -72,13 +73,15 @@ struct LiveModel {
       info.neuron_sites.push_back("layers." + std::to_string(l) + ".down");
     }
     info.residual_sites = true;
+    info.layouts.room = true;
     const auto model = std::make_shared<LiveModel>(*this);
     auto forward = [model](const Step& s, Taps& taps) { return model->step(s, taps); };
     auto move = [model](c10::Device device) { model->to(device); };
     LiveWeights known{
         [model](int64_t l) { return Write{model->layers[static_cast<size_t>(l)].down, {}}; },
         [model] { return Readout{model->unembed, at::ones({kHidden}, model->unembed.options())}; }};
-    return Model(std::make_unique<LiveHost>(std::move(info), forward, move, std::move(known)));
+    return Model(std::make_unique<LiveHost>(std::move(info), forward, move, std::move(known),
+                                            /*may_widen=*/true, captured));
   }
 
   /// Tensor by tensor, as a module of torch moves: what throws half-way leaves half of it moved.
@@ -91,11 +94,11 @@ struct LiveModel {
   }
 
   at::Tensor step(const Step& s, Taps& taps) const {
-    const int64_t fresh = s.ids.size(1), total = s.mask.size(1);
+    const int64_t total = s.mask.size(1);
+    const at::Tensor to = s.write_places();
     at::Tensor x = at::embedding(embed, s.ids) + at::embedding(places, s.positions);
     // A token sees the real tokens up to its own place in the buffers; padding sees what it likes.
-    const at::Tensor place = at::arange(total, s.ids.options());
-    const at::Tensor later = place > place.narrow(0, total - fresh, fresh).unsqueeze(1);
+    const at::Tensor later = at::arange(total, s.ids.options()) > to.unsqueeze(1);
     const at::Tensor hidden = s.mask.eq(0).unsqueeze(1).logical_or(later).unsqueeze(1);
     const at::Tensor mask =
         at::zeros(hidden.sizes(), x.options()).masked_fill(hidden, -1e30);  // [rows, 1, new, total]
@@ -109,9 +112,7 @@ struct LiveModel {
       if (!s.cache.empty()) {
         const at::Tensor& keys = s.cache[static_cast<size_t>(2 * l)];
         const at::Tensor& values = s.cache[static_cast<size_t>(2 * l + 1)];
-        keys.narrow(2, total - fresh, fresh).copy_(key);
-        values.narrow(2, total - fresh, fresh).copy_(value);
-        key = keys, value = values;
+        key = keys.index_copy_(2, to, key), value = values.index_copy_(2, to, value);
       }
       const at::Tensor seen = at::scaled_dot_product_attention(
           heads(layer.query), key.repeat_interleave(kHeads / kSharedHeads, 1),

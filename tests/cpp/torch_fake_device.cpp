@@ -456,7 +456,7 @@ TEST_CASE("budget: a decoding step waits once, uploads nothing, and starts few k
   CHECK(greedy.bytes_read <= 2 * 8 * rows);
   CHECK(greedy.uploads == 0);
   CAPTURE(greedy.kernels);
-  CHECK(greedy.kernels <= 20 + 50 * LiveModel::kLayers);
+  CHECK(greedy.kernels <= 15 + 45 * LiveModel::kLayers);
   const FakeCounts sampled = per_step(model, {.temperature = 0.9, .top_p = 0.9}, {});
   CHECK(sampled.reads <= 1);
   CHECK(sampled.uploads <= 1);  // what each row draws

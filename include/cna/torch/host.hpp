@@ -47,6 +47,10 @@ class CNA_API Host {
   /// layers; finding out may run a step.
   [[nodiscard]] virtual bool widens() { return false; }
 
+  /// Whether steps of one token may be captured and replayed (capture.hpp): they launch the same
+  /// kernels whenever their shapes are the same, and the device can.
+  [[nodiscard]] virtual bool captures() { return false; }
+
   [[nodiscard]] const ModelInfo& info() const { return info_; }
 
  protected:
@@ -77,6 +81,8 @@ struct HostOptions {
   bool fuse = true;
   /// bf16: of a float32 TorchScript graph on a CPU that has such products, with `fuse`.
   Precision precision = Precision::float32;
+  /// Capture steps of one token and replay them; of a TorchScript export, on a device that can.
+  bool capture = false;
 };
 
 /// Opens an exported folder of either format, or a bare TorchScript file.

@@ -10,6 +10,7 @@
 #include <optional>
 #include <utility>
 
+#include "cna/torch/capture.hpp"
 #include "cna/torch/host.hpp"
 #include "cna/torch/tap.hpp"
 
@@ -27,13 +28,16 @@ class LiveHost final : public Host {
   using Move = std::function<void(c10::Device)>;
   /// @param may_widen  whether rows may join a pass on its way (found out where it is asked for);
   ///                   false for one that several processes run together.
+  /// @param may_capture  whether `forward` writes at the step's places, launches the same kernels
+  ///                     whenever shapes are the same, and waits for none of their results.
   LiveHost(ModelInfo info, Forward forward, Move move, LiveWeights weights = {},
-           bool may_widen = true)
+           bool may_widen = true, bool may_capture = false)
       : taps_(std::make_shared<Taps>(info.shape.layers)),
         forward_(std::move(forward)),
         move_(std::move(move)),
         weights_(std::move(weights)),
-        may_widen_(may_widen) {
+        may_widen_(may_widen),
+        may_capture_(may_capture) {
     info_ = std::move(info);
     info_.device = with_index(info_.device);
     for (c10::Device& device : info_.cache_devices) device = with_index(device);
@@ -55,6 +59,10 @@ class LiveHost final : public Host {
   [[nodiscard]] bool widens() override {
     if (!widens_) widens_ = may_widen_ && widening_works(*this);
     return *widens_;
+  }
+  [[nodiscard]] bool captures() override {
+    return may_capture_ && info_.has_cache() && info_.layouts.room && !info_.device.is_cpu() &&
+           capture_on(info_.device.type());
   }
   [[nodiscard]] Write write(int64_t layer) override {
     return weights_.write ? weights_.write(layer) : Host::write(layer);
@@ -89,7 +97,7 @@ class LiveHost final : public Host {
   Forward forward_;
   Move move_;
   LiveWeights weights_;
-  bool may_widen_;
+  bool may_widen_, may_capture_;
   std::optional<bool> widens_;
 };
 

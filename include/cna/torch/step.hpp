@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cna/export.hpp"
 #include "cna/grid.hpp"
 #include "cna/manifest.hpp"
 
@@ -39,10 +40,16 @@ inline constexpr int kSites = 3;
 /// One forward step over a batch. Indices are int64 on the model's device; caches have its dtype.
 struct Step {
   at::Tensor ids;                 ///< [rows, new]
-  at::Tensor mask;                ///< [rows, total], 1 at real tokens, 0 at padding
+  at::Tensor mask;                ///< [rows, total], 0 at padding, 1 elsewhere
   at::Tensor positions;           ///< [rows, new], place of each token in its prompt
   at::Tensor keep;                ///< [k], indices into `new` where logits are wanted
   std::vector<at::Tensor> cache;  ///< key, value of layer 0, key ... each [rows, heads, total, dim]
+  /// [new], where among `total` their keys and values go; undefined: the last ones. Places behind
+  /// them hold finite numbers.
+  at::Tensor places = {};
+
+  /// The places, whether they are given or not.
+  [[nodiscard]] CNA_API at::Tensor write_places() const;
 };
 
 /// What a host knows of its model.

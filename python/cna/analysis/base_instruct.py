@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from .._core import Circuit
 from ..base.html import frame_html, panel
+from ..base.later import pd
 from ..circuits.discovery import discover
 from ..circuits.layers import LayersByRanking, layers_by_ranking
 from ..hosts.model import Model

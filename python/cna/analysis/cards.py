@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from .. import _core
 from ..base.files import write_whole
 from ..base.html import lead, number, panel, render
+from ..base.later import pd
 from ..hosts.model import Model
 from ..prompts.tasks import Task
 from . import card_numbers

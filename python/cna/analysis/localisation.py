@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from .._core import Circuit, compare
 from ..base.html import frame_html, panel
+from ..base.later import pd
 
 
 def layer_table(circuit: Circuit) -> pd.DataFrame:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from ..base.checks import whole_number
 from ..base.html import frame_html, lead, panel
+from ..base.later import pd
 from ..circuits.size import circuit_size
 from ..circuits.universal import UniversalNeurons
 from ..hosts.model import Model

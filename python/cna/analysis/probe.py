@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from .. import _core
 from ..base.html import frame_html, lead, panel
+from ..base.later import pd
 from ..circuits.gate import fit_gate
 from ..circuits.random_control import random_like
 from ..circuits.recording import record_tokens

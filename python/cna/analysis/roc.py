@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+from ..base.later import pd
 
 Floats = NDArray[np.float64]
 Scores = Sequence[float] | NDArray[Any]

@@ -7,11 +7,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pandas as pd
-
 from .._core import Circuit
 from ..base.checks import whole_number
 from ..base.html import frame_html, lead, panel
+from ..base.later import pd
 from ..hosts.model import Model
 from ..measure.outcomes import outcome_of
 from ..prompts.tasks import Task

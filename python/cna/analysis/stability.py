@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from .._core import Circuit
 from ..base.checks import whole_number
 from ..base.html import frame_html, lead, panel, rows_html
+from ..base.later import pd
 from ..circuits.size import circuit_size
 from ..circuits.universal import UniversalNeurons
 from ..hosts.model import Model

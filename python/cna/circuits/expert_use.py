@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from .. import _core
+from ..base.later import pd
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
 from .recording import record

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from .._core import Circuit
+from ..base.later import pd
 
 
 def to_frame(circuit: Circuit) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pandas as pd
+from ..base.later import pd
 
 RANKINGS = {  # column of the counts -> what the neurons were ranked by
     "delta_count": "by |delta|",

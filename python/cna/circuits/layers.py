@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
 
 from .. import _core
 from ..base.errors import first_line
 from ..base.html import frame_html, panel
+from ..base.later import pd
 from ..base.progress import bar
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts

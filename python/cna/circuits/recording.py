@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-import scipy.sparse
 import torch
 from torch import Tensor
 
 from .. import _core
+from ..base.later import sparse
 from ..base.progress import bar
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts
@@ -124,7 +124,7 @@ def record_sparse(
     chat: bool | None = None,
     batch_size: int = 8,
     progress: bool = True,
-) -> scipy.sparse.csr_array:
+) -> sparse.csr_array:
     """The neurons that are not 0 at the last token of each prompt: of a mixture, those that ran.
 
     What was not routed takes no memory; a batch at a time is held whole. Eight bytes a neuron that ran:
@@ -136,11 +136,11 @@ def record_sparse(
     """
     ids = model.tokenize(prompts, chat)
     intervention, arms = model._steering(len(ids), ids)
-    rows: list[scipy.sparse.csr_array | None] = [None] * len(ids)
+    rows: list[sparse.csr_array | None] = [None] * len(ids)
 
     def keep(which: list[int], grid: Tensor) -> None:
         for row, flat in zip(which, _neurons(model, grid).numpy(), strict=True):
-            rows[row] = scipy.sparse.csr_array(flat[None])
+            rows[row] = sparse.csr_array(flat[None])
 
     with bar("record", progress) as update:
         model.core.record_stream(
@@ -152,7 +152,7 @@ def record_sparse(
             batch_rows=batch_size,
             progress=update,
         )
-    return scipy.sparse.vstack(rows, format="csr")
+    return sparse.vstack(rows, format="csr")
 
 
 def by_layer(model: Model, recorded: Tensor) -> list[Tensor]:

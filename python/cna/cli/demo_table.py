@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-
 from .._core import Circuit
+from ..base.later import pd
 from ..measure.kinds import KINDS
 
 _NAMES = {

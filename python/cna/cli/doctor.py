@@ -32,7 +32,7 @@ def check(
     system: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[Check]:
-    """Looks at a model in twelve ways, in seconds.
+    """Looks at a model in thirteen ways, in seconds.
 
     Args:
         model_or_name: a `cna.Model`, or a name that `cna.load` takes.
@@ -81,6 +81,7 @@ def check(
         "batch equals single": lambda: look.batch_equals_single(p),
         "shared prefix equals none": lambda: look.shared_prefix(p),
         "exported equals Hugging Face": lambda: look.equals_eager(p, hf_model, why),
+        "faster form equals the graph": lambda: look.equals_graph(p, pattern),
         "no neurons change nothing": lambda: look.zero_neurons(p),
         "multiplier 1 is the model": lambda: look.multiplier_one(p),
     }

@@ -70,6 +70,7 @@ def _shapes(n_buffers: int) -> dict[str, Any]:
         "attention_mask": {0: free, 1: free},
         "position_ids": {0: free, 1: free},
         "logit_positions": {0: free},
+        "write_places": {0: free},
         "buffers": tuple({0: free, 2: free} for _ in range(n_buffers)),
     }
 
@@ -150,7 +151,7 @@ def compile_package(
         with torch.no_grad(), tapped(hf_model, downs), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside torch, some of them per model
             program = torch.export.export(
-                step, example, dynamic_shapes=_shapes(len(example) - 4), strict=False
+                step, example, dynamic_shapes=_shapes(len(example) - 5), strict=False
             )
             # A cache of its own: torch's would keep a second copy of the weights for ever.
             with (

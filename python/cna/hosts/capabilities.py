@@ -15,7 +15,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from ..base.later import pd
 
 TABLE = Path(__file__).with_name("models.csv")
 COLUMNS = ("type", "live", "live_note", "peft", "export", "export_note")

@@ -7,8 +7,8 @@
     folder/tokenizer ...  the tokenizer's own files
 
 The step is an ordinary module, `CausalStep`: it takes token ids, a mask, positions, the places where
-logits are wanted and a key and a value buffer per layer, writes the new keys and values into the last
-places of the buffers, and returns logits. Nothing in it is particular to one model family.
+logits are wanted, those where keys and values go, and a key and a value buffer per layer; it writes the
+new keys and values there and returns logits. Nothing in it is particular to one model family.
 """
 
 from __future__ import annotations
@@ -47,10 +47,8 @@ from .traced_experts import require_traceable, traceable_experts
 from .weights import weights_hash
 from .windows import Masks
 
-FORMAT_VERSION = 1
-CONTENTS = (
-    3  # what an export holds beside: 3 has the gains of the norms in both formats, see readout.py
-)
+FORMAT_VERSION = 2  # of the step: 2 takes the places of keys and values, see docs/export.md
+CONTENTS = 3  # what an export holds beside: 3 has the gains of the norms in both formats
 FORMATS = ("torchscript", "aoti")
 
 
@@ -79,7 +77,8 @@ def example_inputs(
             noise = torch.randn(rows, heads, past + new + room, dim, generator=generator)
             buffers.append(noise.to(device, dtype)[:, :, : past + new])
     last = torch.arange(new - positions, new).clamp_min(0)
-    return (*(t.to(device) for t in (ids, mask, places, last)), *buffers)
+    inputs = (ids, mask, places, last, torch.arange(past, past + new))
+    return (*(t.to(device) for t in inputs), *buffers)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from .. import _core
 from ..base.errors import first_line
 from . import windows
 from .hf_model import buffers_like, key_value_layers
-from .layouts import Layouts, choose_masks, layouts_of, settle, with_mlps
+from .layouts import Layouts, choose_masks, layouts_of, settle, steps_agree, with_mlps
 from .plain import Plain, close
 from .step import CausalStep
 from .windows import Masks
@@ -79,7 +79,9 @@ def archive_layouts(compiled: Any, layers: list[Any], plain: Plain, at_most: Lay
         raise ValueError(
             f"export: expected an archive with the numbers of the plain module, got others; {LIVE}"
         )
-    return found
+    rows = [0, 2, 3] if found.padding else [0]
+    room = steps_agree(compiled, plain, rows, buffers_like(layers), room=5)
+    return replace(found, room=room)
 
 
 def settle_export(

@@ -4,6 +4,7 @@
     batch      several of one length beside it
     padding    of unequal length, padded in front
     sharing    on the keys and values that one of them left of their common head
+    room       in buffers with places behind the new tokens' (only archives are asked)
 
 A host compares each with plain passes when it is made (`Plain`), within a sliding window and beyond
 it, and leaves out what differs; without the first it runs whole prompts.
@@ -24,7 +25,7 @@ from .hf_model import max_positions
 from .plain import LAST, Plain, close, probes, whole
 from .windows import Masks
 
-Step = Callable[..., Any]  # ids, mask, positions, keep, key and value buffers -> logits
+Step = Callable[..., Any]  # ids, mask, positions, keep, places, key and value buffers -> logits
 
 SHORT = 11  # tokens of the longest probe, where no window asks for more
 
@@ -36,6 +37,7 @@ class Layouts:
     batch: bool = True
     padding: bool = True
     share_prefix: bool = True
+    room: bool = False
 
     def weaker(self) -> Layouts | None:
         """The next that asks less; None behind one prompt alone."""
@@ -70,7 +72,11 @@ def notes_of(model: Any) -> list[str]:
 
 
 def steps_agree(
-    step: Step, plain: Plain, rows: Sequence[int], buffers: Callable[[int, int], list[Tensor]]
+    step: Step,
+    plain: Plain,
+    rows: Sequence[int],
+    buffers: Callable[[int, int], list[Tensor]],
+    room: int = 0,
 ) -> bool:
     """Whether prompts `rows` of `plain`, side by side in cached steps, give its logits.
 
@@ -78,21 +84,25 @@ def steps_agree(
 
     Args:
         buffers: (rows, tokens) -> keys and values to be filled, as the step wants them.
+        room: places behind the last token; above 0, all steps see the same buffers.
     """
     prompts = [plain.prompts[row] for row in rows]
     total = max(map(len, prompts))
     ids = torch.tensor([[0] * (total - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (total - len(p)) + [1] * len(p) for p in prompts])
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    filled = buffers(len(rows), total)
+    filled = buffers(len(rows), total + room)
+    mask = torch.cat([mask, mask.new_ones(len(rows), room)], 1)
     device, limit = plain.device, plain.limit
     start = 0
     for place in range(LAST):
         end = total - LAST + 1 + place
         keep = torch.tensor([end - start - 1])
-        inputs = (ids[:, start:end], mask[:, :end], positions[:, start:end], keep)
+        seen = total + room if room else end
+        places = torch.arange(start, end)
+        inputs = (ids[:, start:end], mask[:, :seen], positions[:, start:end], keep, places)
         with torch.no_grad():
-            logits = step(*(t.to(device) for t in inputs), *(b[:, :, :end] for b in filled))
+            logits = step(*(t.to(device) for t in inputs), *(b[:, :, :seen] for b in filled))
         expected = torch.stack([plain.logits[row][place] for row in rows])
         if not close(whole(logits)[:, 0], expected, limit):
             return False

@@ -185,6 +185,7 @@ class LiveStep:
         mask: Tensor,
         positions: Tensor,
         keep: Tensor,
+        places: Tensor,
         cache: list[Tensor],
         taps: _core.Taps,
     ) -> Tensor:
@@ -199,7 +200,7 @@ class LiveStep:
         self.under_way.rows, self.under_way.tokens = ids.shape
         try:
             with torch.inference_mode(), evaluating(self.hf_model):
-                return self.step(ids, mask, positions, keep, cache)
+                return self.step(ids, mask, positions, keep, places, cache)
         finally:
             self.under_way.taps = None
 

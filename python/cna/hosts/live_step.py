@@ -31,13 +31,19 @@ class CachedStep:
         self.devices = devices if set(devices) != {input_device(hf_model)} else []
 
     def __call__(
-        self, ids: Tensor, mask: Tensor, positions: Tensor, keep: Tensor, cache: list[Tensor]
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        keep: Tensor,
+        places: Tensor,
+        cache: list[Tensor],
     ) -> Tensor:
         if not self.devices:
-            return self.step(ids, mask, positions, keep, *cache)
+            return self.step(ids, mask, positions, keep, places, *cache)
         # The head may lie on another device than `keep`: a number of places goes everywhere.
         wanted = ids.shape[1] - int(keep.min())
-        logits = self.step(ids, mask, positions, wanted, *cache)
+        logits = self.step(ids, mask, positions, wanted, places, *cache)
         return logits[:, (keep - ids.shape[1] + logits.shape[1]).to(logits.device)]
 
 
@@ -51,7 +57,13 @@ class WholeStep:
         self.hf_model = hf_model
 
     def __call__(
-        self, ids: Tensor, mask: Tensor, positions: Tensor, keep: Tensor, cache: list[Tensor]
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        keep: Tensor,
+        places: Tensor,
+        cache: list[Tensor],
     ) -> Tensor:
         cut = ids.shape[1] - int(keep.min())
         few = options(self.hf_model, use_cache=False, logits_to_keep=cut)
@@ -78,7 +90,7 @@ def choose_step(
 
 
 def _flat(step: CachedStep) -> Any:
-    def run(ids: Tensor, mask: Tensor, positions: Tensor, keep: Tensor, *cache: Tensor) -> Tensor:
-        return step(ids, mask, positions, keep, list(cache))
+    def run(ids: Tensor, mask: Tensor, positions: Tensor, keep: Tensor, *rest: Tensor) -> Tensor:
+        return step(ids, mask, positions, keep, rest[0], list(rest[1:]))
 
     return run

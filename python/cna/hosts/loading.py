@@ -12,6 +12,7 @@ import torch
 
 from .. import _core
 from .auto import announce, choose_device, choose_dtype, is_auto
+from .capture import allow_capture
 from .devices import cuda_capability
 from .export import require_format
 from .export_cache import cache_folder, export_cached
@@ -38,6 +39,7 @@ def load(
     verify: bool = True,
     fuse: bool = True,
     precision: str = "float32",
+    capture: bool = False,
     system: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
@@ -64,6 +66,9 @@ def load(
         precision: "bf16" rounds what products of a float32 export take in to bfloat16, on a CPU that has
             such products; weights take half the memory, numbers differ by some 0.3 %, and what it gains
             or loses in time depends on the processor, see docs/benchmarks.md. "float32": as exported.
+        capture: on a GPU, capture steps that write one token of each answer and replay them, so that a
+            step is one launch; for TorchScript exports. Worth it where launching takes longer than
+            computing: small models, few rows.
         system: a text put in front of every chat prompt as its system message. Messages that have one
             of their own, and templates that know none, are an error.
         template_kwargs: further arguments of the chat template, for instance
@@ -76,12 +81,14 @@ def load(
     Archives of either format run code: open only files that you trust.
     """
     chat: dict[str, Any] = {"system": system, "template_kwargs": template_kwargs}
-    _require_precision(precision, format)
+    _require_choices(precision, format, capture)
     if format == "live":
         how: dict[str, Any] = {"revision": revision, "dtype": dtype, "device": device}
         return live(name, **how, pattern=pattern, **chat)
     require_format("load", format)
-    runs: dict[str, Any] = {"fuse": fuse, "bf16": precision == "bf16"}
+    runs: dict[str, Any] = {"fuse": fuse, "bf16": precision == "bf16", "capture": capture}
+    if capture:
+        allow_capture()
     left_open = is_auto(device) or is_auto(dtype)
     compiled = format == "aoti" and is_auto(device)  # for the CPU, unless a GPU is named
     where = choose_device("load", "cpu" if compiled else device)
@@ -121,10 +128,15 @@ def load(
     return open_export(folder, device=where, pattern=pattern, verify=verify, **runs, **chat)
 
 
-def _require_precision(precision: str, format: str) -> None:
+def _require_choices(precision: str, format: str, capture: bool) -> None:
     if precision not in PRECISIONS:
         raise ValueError(
             f"load: expected a precision of {' or '.join(PRECISIONS)}, got '{precision}'; choose one"
+        )
+    if format == "live" and capture:
+        raise ValueError(
+            "load: expected an export for capture=True, got format='live'; export the checkpoint, or "
+            "leave capture off"
         )
     if precision != "float32" and format == "live":
         raise ValueError(
@@ -149,6 +161,7 @@ def open_export(
     verify: bool = True,
     fuse: bool = True,
     bf16: bool = False,
+    capture: bool = False,
     **chat: Any,
 ) -> Model:
     """Opens an exported folder; see `load`."""
@@ -175,7 +188,8 @@ def open_export(
             "or truncated (SHA-256 differs); export the model again"
         )
     # hashlib is several times faster than the C++ check.
-    core = _core.Model.load(path, pattern, str(device), verify=False, fuse=fuse, bf16=bf16)
+    how = {"fuse": fuse, "bf16": bf16, "capture": capture}
+    core = _core.Model.load(path, pattern, str(device), verify=False, **how)
     tokenizer = None
     if manifest.get("tokenizer"):
         from transformers import AutoTokenizer

@@ -99,11 +99,23 @@ def traceable_attention(hf_model: Any) -> Iterator[None]:
         hf_model.set_attn_implementation(before)
 
 
-def _make_buffer_cache(buffers: tuple[Tensor, ...]) -> Any:
+def _write(buffer: Tensor, places: Tensor, states: Tensor) -> Tensor:
+    """Puts states [rows, heads, new, dim] at `places` [new] of a buffer [rows, heads, total, dim].
+
+    One operator with an index: neither shapes nor addresses change from step to step.
+    """
+    if places.device != buffer.device:
+        places = places.to(buffer.device)
+    if states.dtype != buffer.dtype:
+        states = states.to(buffer.dtype)
+    return buffer.index_copy_(2, places, states)
+
+
+def _make_buffer_cache(places: Tensor, buffers: tuple[Tensor, ...]) -> Any:
     from transformers.cache_utils import Cache
 
     class BufferCache(Cache):
-        """Keys and values in the caller's buffers [rows, heads, total, dim], filled in place."""
+        """Keys and values in the caller's buffers [rows, heads, total, dim], filled at `places`."""
 
         def __init__(self) -> None:
             self.layers = []
@@ -120,10 +132,7 @@ def _make_buffer_cache(buffers: tuple[Tensor, ...]) -> Any:
             **kwargs: Any,
         ) -> tuple[Tensor, Tensor]:
             keys, values = buffers[2 * layer_idx], buffers[2 * layer_idx + 1]
-            start = keys.shape[2] - key_states.shape[2]
-            keys[:, :, start:] = key_states
-            values[:, :, start:] = value_states
-            return keys, values
+            return _write(keys, places, key_states), _write(values, places, value_states)
 
     return BufferCache()
 
@@ -132,11 +141,13 @@ class CausalStep(nn.Module):
     """One step of a causal language model over a batch.
 
     forward(input_ids [rows, new], attention_mask [rows, total], position_ids [rows, new],
-            logit_positions [k], key_0, value_0, key_1, ... each [rows, heads, total, dim])
+            logit_positions [k], write_places [new],
+            key_0, value_0, key_1, ... each [rows, heads, total, dim])
         -> logits [rows, k, vocab]
-    Integers are int64; `total` counts earlier and new tokens; the buffers' last `new` places are
-    written. A token sees those before it in its own row, and only real ones. `masks` is the model's
-    way of masking, see `windows`.
+    Integers are int64. `total` counts places: those of earlier tokens, the new ones', which are written
+    at `write_places`, and any behind them, which hold finite numbers and are 1 in the mask. A token
+    sees those before it in its own row, and only real ones. `masks` is the model's way of masking, see
+    `windows`.
     """
 
     def __init__(self, model: Any, masks: Masks) -> None:
@@ -151,6 +162,7 @@ class CausalStep(nn.Module):
         attention_mask: Tensor,
         position_ids: Tensor,
         logit_positions: Tensor,
+        write_places: Tensor,
         *buffers: Tensor,
     ) -> Tensor:
         places = torch.cumsum(attention_mask, 1) - 1
@@ -171,6 +183,6 @@ class CausalStep(nn.Module):
             use_cache=True,
             logits_to_keep=logit_positions,
             return_dict=True,
-            **{self._cache: _make_buffer_cache(buffers)},
+            **{self._cache: _make_buffer_cache(write_places, buffers)},
         )
         return out.logits

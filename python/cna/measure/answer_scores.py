@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
+from ..base.later import pd
 from ..base.progress import bar
 from ..hosts.model import Model
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ..base.files import append_lines, require_folder
+from ..base.later import pd
 from ..base.log import note
 from ..base.progress import bar
 from ..hosts.messages import as_text, behind, question

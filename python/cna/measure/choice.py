@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pandas as pd
-
 from .. import _core
+from ..base.later import pd
 from .kinds import is_unsteered, with_kinds
 
 _ARM = ["method", "layer", "strength"]

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from .. import _core
+from ..base.later import pd
 from ..base.progress import bar
 from ..hosts.model import Model
 from .arm import Arm

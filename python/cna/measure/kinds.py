@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-import pandas as pd
+from ..base.later import pd
 
 
 @dataclasses.dataclass(frozen=True)

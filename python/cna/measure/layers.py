@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from .. import _core
 from ..base.errors import first_line
+from ..base.later import pd
 from ..circuits.layers import layers_by_ranking
 from ..hosts.model import Model
 from ..prompts.tasks import Task

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
-
 from .. import _core
 from ..base.checks import whole_number
+from ..base.later import pd
 from ..hosts.messages import question
 from ..hosts.model import Model
 from ..prompts.tasks import Task

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
 from .. import _core
+from ..base.later import pd
 from .kinds import is_unsteered, with_kinds
 
 Setting = str | tuple[Any, ...]

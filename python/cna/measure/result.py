@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import pandas as pd
-
 from .. import _core
+from ..base.later import pd
 from .choice import choose
 from .paired import Setting, compare, controls
 from .runs import save_run

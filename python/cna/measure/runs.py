@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-import pandas as pd
-
 from .. import _core
 from ..base.files import write_whole
+from ..base.later import pd
 
 
 class Run(Protocol):

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from .. import _core
+from ..base.later import pd
 from ..prompts.tasks import Task
 from ..prompts.thoughts import judge_answers
 from .arm import Arm

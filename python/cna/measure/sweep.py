@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from .. import _core
 from ..base.files import require_folder
+from ..base.later import pd
 from ..base.progress import bar
 from ..hosts.model import Model
 from ..prompts.quiz import Question, draw_questions, read_quiz

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
 from .. import _core
+from ..base.later import pd
 from ..circuits.discovery import discover
 from ..circuits.universal import universal_neurons
 from ..hosts.model import Model

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 
-import pandas as pd
-
+from ..base.later import pd
 from ..measure.result import SweepResult
 
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from .. import _core
 from ..analysis import LayersByRanking, compare_circuits
+from ..base.later import pd
 from ..circuits.layers import find_layers
 from ..hosts.model import Model
 from ..hosts.tokens import Prompts

@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
 from .. import _core
 from ..base.files import write_whole
 from ..base.html import frame_html, lead, panel, render
+from ..base.later import pd
 from ..measure.result import SweepResult
 from .figures import as_page_images, figures_of
 from .printed import paper

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
+from ..base.later import pd
 from ..measure.kinds import with_kinds
 
 

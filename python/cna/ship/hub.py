@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from .._core import Circuit
 from ..base.errors import first_line
+from ..base.later import pd
 
 FILE = "circuit.json"
 _EFFECTS = ("method", "layer", "strength", "n", "rate", "other", "broken", "kl_benign")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from .._core import Circuit
+from ..base.later import pd
 
 
 def plot(table: pd.DataFrame) -> Any:

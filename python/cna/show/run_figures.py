@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from .._core import Circuit
+from ..base.later import pd
 from . import plots
 
 CAPTIONS = {  # file stem -> caption; other images keep their names as captions

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from .._core import Circuit
 from ..base.files import write_whole
 from ..base.html import lead, panel, render
+from ..base.later import pd
 from ..circuits.along import along
 from ..circuits.recording import record_tokens
 from ..hosts.model import Model

@@ -14,6 +14,7 @@ import cna
 import pytest
 import torch
 import transformers
+from cna import _core
 from cna.cli import main
 from cna.doctor import Check, check, main_doctor, relative_difference
 from conftest import CHAT_TEMPLATE, FAMILIES, appending_tokenizer, make_hf, make_tokenizer
@@ -29,6 +30,7 @@ NAMES = [
     "batch equals single",
     "shared prefix equals none",
     "exported equals Hugging Face",
+    "faster form equals the graph",
     "no neurons change nothing",
     "multiplier 1 is the model",
 ]
@@ -97,7 +99,7 @@ def test_the_command_prints_lines_and_returns_0(
     assert main_doctor(str(exported), hf_model=tiny_hf) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(NAMES) + 1 and all(line.startswith("pass") for line in lines[:-1])
-    assert lines[-1] == "12 of 12 hold"
+    assert lines[-1] == "13 of 13 hold"
 
 
 def test_the_command_names_the_fix_and_returns_1(
@@ -212,7 +214,7 @@ def test_a_layout_that_is_used_and_wrong_fails(tmp_path: Path, name: str) -> Non
     """An export of a version that did not compare: its manifest says that all layouts are good."""
     hf = broken_mlp(mixes_prompts)
     folder = cna.export(hf, make_tokenizer(), tmp_path / "m")
-    edit_manifest(folder, layouts=dict.fromkeys(("batch", "padding", "share_prefix"), True))
+    edit_manifest(folder, layouts=dict.fromkeys(("batch", "padding", "share_prefix", "room"), True))
     assert name in failures(check(cna.load(folder), hf))
 
 
@@ -245,6 +247,15 @@ def test_a_model_of_chance_changes_without_neurons_and_at_multiplier_1(tmp_path:
     folder = cna.export(hf, make_tokenizer(), tmp_path / "m")
     found = failures(check(cna.load(folder), hf))
     assert found == {"no neurons change nothing", "multiplier 1 is the model"}
+
+
+def test_a_faster_form_with_other_numbers_fails(
+    exported: Path, tiny_hf: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = cna.load(cna.export(make_hf("llama", seed=1), make_tokenizer(), exported.parent / "o"))
+    model = cna.load(exported)
+    monkeypatch.setattr(_core.Model, "load", lambda *_, **__: other.core)
+    assert failures(check(model, tiny_hf)) == {"faster form equals the graph"}
 
 
 def test_a_changed_archive_fails(exported: Path) -> None:

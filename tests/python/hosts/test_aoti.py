@@ -92,7 +92,7 @@ def test_the_package_by_itself_is_the_model(package: Path) -> None:
     hf, ids = make_hf("llama"), torch.arange(40, 49)[None]
     buffers = [torch.zeros(1, 2, 9, 8) for _ in range(8)]
     steps = torch.arange(9)
-    got = alone(ids, torch.ones_like(ids), steps[None], steps, *buffers)
+    got = alone(ids, torch.ones_like(ids), steps[None], steps, steps, *buffers)
     with torch.inference_mode():
         expected = hf(ids).logits
     assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()

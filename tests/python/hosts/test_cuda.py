@@ -41,6 +41,24 @@ def test_discovery_and_steering_on_cuda(exports: Any) -> None:
         assert model.generate(ids, max_new_tokens=8) == on_cpu.generate(ids, max_new_tokens=8)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captured_steps_answer_as_launched_ones(family: str, exports: Any) -> None:
+    folder = exports(family)
+    launched = cna.load(folder, device="cuda")
+    captured = cna.load(folder, device="cuda", capture=True)
+    assert captured.core.captures and not launched.core.captures
+    ids = launched.tokenize(PROMPTS)
+    circuit = cna.discover(launched, ids[:4], ids[4:], k=12, universal=None)
+    for settings in ({}, {"temperature": 0.8, "seed": 3}, {"batch_size": 3}):
+        for model in (launched, captured):
+            with model.steer(circuit, 0.5):
+                model.generate(ids, max_new_tokens=4)  # edits come and go between runs
+        answers = [
+            m.generate(ids, max_new_tokens=24, **settings) for m in (launched, captured, captured)
+        ]
+        assert answers[0] == answers[1] == answers[2]
+
+
 def test_a_model_moves_there_and_back(exports: Any) -> None:
     model = cna.load(exports("gemma2"))
     plain = model.logits(PROMPTS)

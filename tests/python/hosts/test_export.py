@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import cna
 import pytest
 import torch
 import transformers
+from cna.base.files import file_sha256
+from cna.hosts import torchscript, windows
+from cna.hosts.step import CausalStep, quiet_tracing, traceable_attention
 from conftest import (
     FAMILIES,
     IDS,
@@ -32,6 +38,51 @@ def test_a_shared_prefix_of_any_length_changes_nothing(family: str, exports: Any
         apart = model.logits(ids, share_prefix=False, batch_size=1)
         together = model.logits(ids, share_prefix=True)
         assert (apart - together).abs().max() <= 1e-4 * apart.abs().max(), past
+
+
+class FirstStep(torch.nn.Module):
+    """The step of format version 1: no places, keys and values go to the end of their buffers."""
+
+    def __init__(self, step: CausalStep) -> None:
+        super().__init__()
+        self.model, self._step = step.model, (step,)
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        keep: torch.Tensor,
+        *buffers: torch.Tensor,
+    ) -> torch.Tensor:
+        places = torch.arange(mask.shape[1] - ids.shape[1], mask.shape[1])
+        return self._step[0].forward(ids, mask, positions, keep, places, *buffers)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_export_of_the_first_step_still_opens(family: str, exports: Any, tmp_path: Path) -> None:
+    new = Path(exports(family))
+    old = shutil.copytree(new, tmp_path / "old")
+    hf = make_hf(family)
+    manifest = json.loads((old / "manifest.json").read_text())
+    assert manifest["format_version"] == 2 and manifest["layouts"]["room"] is True
+    step = FirstStep(CausalStep(hf, windows.ways_of_masking(hf)[0])).eval()
+    ids = torch.ones(2, 5, dtype=torch.long)
+    buffers = [torch.zeros(2, heads, 8, dim) for heads, *dims in manifest["cache"] for dim in dims]
+    example = (ids, torch.ones(2, 8, dtype=torch.long), ids.cumsum(1) + 2, torch.tensor([4]))
+    with traceable_attention(hf), torch.no_grad(), quiet_tracing():
+        traced = torch.jit.trace(step, (*example, *buffers), check_trace=False)
+    torchscript.save(traced, old / "model.pt")
+    del manifest["layouts"]["room"]
+    about = {"format_version": 1, "sha256": file_sha256(old / "model.pt"), "unembedding": ""}
+    (old / "manifest.json").write_text(json.dumps(manifest | about))
+    for fuse in (True, False):
+        prompts = random_ids(LENGTHS)
+        first, second = (cna.load(folder, fuse=fuse) for folder in (old, new))
+        assert second.core.has_room and not first.core.has_room
+        assert torch.equal(first.logits(prompts), second.logits(prompts))
+        assert torch.equal(cna.record(first, prompts), cna.record(second, prompts))
+        assert first.generate(prompts, 9) == second.generate(prompts, 9)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -46,7 +46,9 @@ def test_chains_and_products_are_replaced(exports: Any) -> None:
     assert fused["cna::packed_linear"] == plain["aten::linear"] == 7 * layers + 1
     assert "aten::linear" not in fused
     assert fused["cna::rms_norm"] == plain["aten::rsqrt"] == 2 * layers + 1
-    assert fused["cna::rotary"] == 2 * layers
+    # Keys are turned on their way into the buffers, queries are not written anywhere.
+    assert fused["cna::rotary"] == fused["cna::write_rotary"] == fused["cna::write_cache"] == layers
+    assert plain["aten::index_copy_"] - fused["aten::index_copy_"] == 2 * layers
     assert fused["cna::attend"] == layers == plain["aten::repeat_interleave"] // 2
     assert "aten::repeat_interleave" not in fused
     assert plain["aten::silu"] == fused["aten::silu_"] == layers
@@ -66,6 +68,28 @@ def test_rotary_has_the_bits_of_the_plain_chain() -> None:
             want = x * c + turned * s
             assert torch.equal(torch.ops.cna.rotary(x, c, s), want)
             assert torch.equal(torch.ops.cna.rotary(x, c[:1], s[:1]), x * c[:1] + turned * s[:1])
+
+
+def test_what_is_written_into_a_buffer_is_what_an_index_copy_writes() -> None:
+    torch.manual_seed(0)
+    rows, heads, total, dim = 2, 3, 9, 8
+    whole = torch.randn(rows, heads, total + 4, dim)
+    for places in ([3, 4, 5], [8], [7, 0, 2]):
+        index = torch.tensor(places)
+        x = torch.randn(rows, len(places), heads, dim).transpose(1, 2)
+        cos, sin = torch.randn(2, rows, 1, len(places), dim)
+        turned = torch.ops.cna.rotary(x, cos, sin)
+        for given in (x, x.contiguous(), x.double()):
+            got, want = (whole[:, :, :total].to(given.dtype).clone() for _ in range(2))
+            back = torch.ops.cna.write_cache(got, index, given)
+            assert back.data_ptr() == got.data_ptr()
+            assert torch.equal(got, want.index_copy_(2, index, given))
+        got, want = whole.clone()[:, :, :total], whole.clone()[:, :, :total]  # views of buffers
+        torch.ops.cna.write_rotary(got, index, x, cos, sin)
+        assert torch.equal(got, want.index_copy_(2, index, turned))
+    for wrong in ([9], [-1]):
+        with pytest.raises(RuntimeError, match=r"out of range|out of bounds"):
+            torch.ops.cna.write_cache(whole[:, :, :total], torch.tensor(wrong), whole[:, :, :1])
 
 
 # Rows, heads of keys, heads of queries for each, tokens, places.

@@ -131,7 +131,8 @@ def test_cached_steps_that_are_wrong_run_whole_or_are_refused(tmp_path: Path) ->
 def test_an_export_says_which_layouts_it_may_use(tmp_path: Path) -> None:
     folder = cna.export(broken(mixes_rows), None, tmp_path / "m")
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["layouts"] == {"batch": False, "padding": False, "share_prefix": True}
+    found = {"batch": False, "padding": False, "share_prefix": True, "room": True}
+    assert manifest["layouts"] == found
     assert manifest["residual_sites"] is True
 
 

@@ -162,8 +162,9 @@ def test_a_dispatched_model_stays_where_it_is(saved: Path, tmp_path: Path) -> No
 def test_each_layers_cache_lies_on_its_device() -> None:
     seen: list[list[str]] = []
 
-    def forward(ids: Any, mask: Any, positions: Any, keep: Any, cache: Any, taps: Any) -> Any:
+    def forward(ids: Any, mask: Any, _: Any, keep: Any, places: Any, cache: Any, taps: Any) -> Any:
         seen.append([t.device.type for t in cache])
+        assert places.tolist() == list(range(mask.shape[1]))[-ids.shape[1] :]
         assert all(
             t.shape == (len(ids), 2, mask.shape[1], dim)
             for t, dim in zip(cache, [8, 4, 8, 4], strict=True)

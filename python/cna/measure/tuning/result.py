@@ -8,11 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ... import _core
 from ...base.files import write_whole
 from ...base.html import frame_html, lead, panel
+from ...base.later import pd
 from ...circuits.operation import Operation, save_steering
 from ..result import SweepResult
 from .candidate import Candidate

@@ -6,8 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pandas as pd
-
+from ...base.later import pd
 from .budget import Budget
 from .candidate import Candidate, starting_points, suggest
 from .log import TrialLog

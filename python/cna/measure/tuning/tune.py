@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ...base.checks import whole_number
 from ...base.files import require_folder
 from ...base.hashes import hash_of
+from ...base.later import pd
 from ...base.progress import bar
 from ...circuits.vectors import SteeringVector
 from ...hosts.about import fingerprint_parts, steering_active

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
+from ...base.later import pd
 from .style import FAINT, MARKERS, colour_of, dress, label_of, legend, one_axes
 from .tables import interval
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ...base.later import pd
 from ...circuits.layer_table import RANKINGS, SUMS, known, late_shares, require_layers
 from .style import COLOURS, dress, layer_axis, legend, new_figure
 

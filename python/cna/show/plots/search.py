@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 
+from ...base.later import pd
 from .style import BAND, COLOURS, FAINT, dress, legend, one_axes
 
 

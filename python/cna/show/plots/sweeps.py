@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
+from ...base.later import pd
 from ...measure.kinds import KINDS
 from .labels import place_labels
 from .style import BAND, FAINT, MARKERS, colour_of, dress, label_of, legend, new_figure, one_axes

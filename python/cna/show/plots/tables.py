@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from matplotlib.colors import to_rgb
 
+from ...base.later import pd
 from ...measure.kinds import KINDS, is_unsteered, with_kinds
 from .style import MARKERS, colour_of, label_of
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
 from ...base.html import render
+from ...base.later import pd
 from ...measure.kinds import is_unsteered
 from .settings import Setting, matches, setting_name, setting_of
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pandas as pd
 from markupsafe import Markup
 
 from ...base.html import number, page_table, render
+from ...base.later import pd
 from ...measure.paired import compare, controls
 from ..plots.style import label_of
 from .settings import MAX_KL, setting_name, setting_of

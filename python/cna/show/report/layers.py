@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from markupsafe import Markup
 
 from ...base.html import folded, number, page_table, render
+from ...base.later import pd
 from ...circuits.layer_table import (
     RANKINGS,
     SUMS,

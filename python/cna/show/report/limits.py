@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from markupsafe import Markup
 
 from ..._core import Circuit
 from ...base.html import render
+from ...base.later import pd
 from ...circuits.layer_table import has_contributions
 from ...measure.kinds import with_kinds
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from markupsafe import Markup
 
 from ...base.html import number, page_table, render
+from ...base.later import pd
 
 COLUMNS = ("layer", "index", "delta", "strongest", "raises", "lowers")
 _NUMBERS = ("delta", "effect_size", "contribution", "ablation_kl", "stability")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from ..._core import Circuit
 from ...base.html import render
+from ...base.later import pd
 from .answers import answers_html
 from .comparisons import comparisons_html
 from .figures import figures_html

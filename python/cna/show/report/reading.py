@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ..._core import Circuit
 from ...base.errors import first_line
+from ...base.later import pd
 from ...measure.kinds import with_kinds
 
 _NUMBERS = (

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
 from ..._core import Circuit
 from ...base.html import folded, number, page_table, render
+from ...base.later import pd
 from ...measure.kinds import is_unsteered
 from ..display import layer_bars, signed
 from ..plots.style import label_of

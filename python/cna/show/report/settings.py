@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import pandas as pd
-
 from ...base.html import number
+from ...base.later import pd
 from ...measure.choice import choose
 from ...measure.kinds import KINDS, is_unsteered
 from ..plots.style import label_of

@@ -1,0 +1,39 @@
+#include "host_options.hpp"
+
+#include <ATen/ATen.h>
+
+#include "cna/error.hpp"
+#include "cna/torch/capture.hpp"
+#include "packed.hpp"
+
+namespace cna {
+
+void require_precision(const HostOptions& options, at::ScalarType dtype) {
+  if (options.precision == Precision::float32) return;
+  if (!options.fuse || !options.device.is_cpu() || dtype != at::kFloat)
+    throw_value_error(
+        "load: expected a float32 export on a CPU, with fuse, for products in bfloat16, got {} on "
+        "{}{}; "
+        "leave the precision at float32",
+        at::toString(dtype), options.device.str(), options.fuse ? "" : " without fuse");
+  if (!can_multiply(options.precision))
+    throw_value_error(
+        "load: expected a processor with bfloat16 products, got none; leave the precision at "
+        "float32");
+}
+
+void require_capture(const HostOptions& options, bool exported, const Manifest& manifest) {
+  if (!options.capture) return;
+  if (!exported || !manifest.layouts.room)
+    throw_value_error(
+        "load: expected an export whose buffers may have room behind the new tokens, to capture "
+        "its "
+        "steps, got {}; export the model again, or leave capture off",
+        exported ? fmt::format("one of format_version {} without", manifest.step) : "a bare file");
+  if (options.device.is_cpu() || !capture_on(options.device.type()))
+    throw_value_error(
+        "load: expected a device that captures steps, got {}; choose a GPU, or leave capture off",
+        options.device.str());
+}
+
+}  // namespace cna
