@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import peers
 import torch
-from contenders import Cna, Hooks, HooksOneByOne
+from contenders import Hooks, HooksOneByOne
+from ours import Before, Cna
 
 
 class Memory:
@@ -107,7 +108,7 @@ def prepare(folder: Path, name: str, sizes: dict[str, int]) -> dict[str, Any]:
 
 CONTENDERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cna": (Cna, ""),
-    "before": (Cna, ""),
+    "before": (Before, ""),
     "hooks": (Hooks, "transformers"),
     "hooks-one-by-one": (HooksOneByOne, "transformers"),
     "nnsight": (peers.NNsight, "nnsight"),

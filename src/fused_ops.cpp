@@ -18,6 +18,14 @@
 #define CNA_FOR_EACH_CPU
 #endif
 
+// Nothing is written through such a pointer that another reads, so that loops need not look: a
+// third of the time of rotary embedding.
+#if defined(_MSC_VER)
+#define CNA_APART __restrict
+#else
+#define CNA_APART __restrict__
+#endif
+
 namespace cna {
 namespace {
 
@@ -37,7 +45,8 @@ CNA_FOR_EACH_CPU float sum_of_squares(const float* x, int64_t n) {
 }
 
 /// y = gain * (x / sqrt(mean(x^2) + eps)) of one row.
-CNA_FOR_EACH_CPU void norm_row(const float* a, const float* g, float* y, int64_t n, float eps) {
+CNA_FOR_EACH_CPU void norm_row(const float* CNA_APART a, const float* CNA_APART g,
+                               float* CNA_APART y, int64_t n, float eps) {
   const float scale = 1.0F / std::sqrt(sum_of_squares(a, n) / static_cast<float>(n) + eps);
   for (int64_t i = 0; i < n; ++i) y[i] = g[i] * (a[i] * scale);
 }
@@ -60,7 +69,8 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
 }
 
 /// One vector of 2 * half features, turned by its angles.
-CNA_FOR_EACH_CPU void turn(const float* a, const float* c, const float* s, float* y, int64_t half) {
+CNA_FOR_EACH_CPU void turn(const float* CNA_APART a, const float* CNA_APART c,
+                           const float* CNA_APART s, float* CNA_APART y, int64_t half) {
   for (int64_t j = 0; j < half; ++j) {
     y[j] = a[j] * c[j] + -a[j + half] * s[j];
     y[j + half] = a[j + half] * c[j + half] + a[j] * s[j + half];

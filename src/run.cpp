@@ -63,6 +63,7 @@ Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
       throw_index_error("{}: expected arms below {}, got {}; name an arm of the intervention",
                         function, options.intervention.arms(), arm);
   }
+  if (room > 0 && about.device.is_cpu()) give_back_freed();  // keys and values need much
   if (host().captures()) replays_.emplace(host(), capture_on(about.device.type()));
   host().taps().poll = options.poll;
   try {
@@ -83,7 +84,7 @@ Run::~Run() {
   host().taps().follow({});
   host().taps().poll = nullptr;
   prefix_cache_.clear();
-  if (info().device.is_cpu()) give_back_freed();
+  if (room_ > 0 && info().device.is_cpu()) give_back_freed();
 }
 
 std::vector<int64_t> Run::arms(std::span<const int64_t> rows) const {
