@@ -146,9 +146,16 @@ class Before(Cna):
         own = folder / "before"
         if not own.exists():  # in a process of its own, which takes its memory along
             code = (
-                "import sys, cna; from transformers import AutoModelForCausalLM as Auto; "
-                "cna.export(Auto.from_pretrained(sys.argv[1]), None, sys.argv[2])"
+                "import sys, cna; from transformers import AutoModelForCausalLM, AutoTokenizer; "
+                "hf, tokenizer, out = sys.argv[1:]; "
+                "cna.export(AutoModelForCausalLM.from_pretrained(hf), "
+                "AutoTokenizer.from_pretrained(tokenizer), out)"
             )
-            run = [sys.executable, "-c", code, os.fspath(folder / "hf"), os.fspath(own)]
+            run = [
+                sys.executable,
+                "-c",
+                code,
+                *map(os.fspath, (folder / "hf", folder / "cna", own)),
+            ]
             subprocess.run(run, check=True)
         super().__init__(folder, "before")

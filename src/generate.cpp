@@ -110,6 +110,7 @@ std::vector<TokenIds> generate(Model& model, std::span<const TokenIds> prompts,
     if (room && !idle && under_way->ran_ahead()) {
       answers.step(*under_way, /*ahead=*/false);  // nobody joins behind a step that is not read
     } else if (room) {
+      if (idle) under_way.reset();  // its keys and values go before others come
       const Batch& batch = waiting[next++];
       run.steer(batch.rows);
       Decoder fresh(run, batch, generation, watch != nullptr);

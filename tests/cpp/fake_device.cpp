@@ -3,7 +3,10 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
+#if __has_include(<ATen/core/GraphImplInterface.h>)
 #include <ATen/core/GraphImplInterface.h>
+#define CNA_TORCH_GRAPHS 1
+#endif
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
@@ -22,6 +25,8 @@
 #include <optional>
 #include <utility>
 #include <vector>
+
+#include "cna/torch/capture.hpp"
 
 namespace cna::test {
 namespace {
@@ -463,15 +468,14 @@ void overwrite(const c10::IValue& kept, const c10::IValue& fresh) {
   on_host(to, open).copy_(on_host(from, open));
 }
 
-struct FakeGraph final : at::GraphImplInterface {
-  explicit FakeGraph(const at::GraphImplArgs&) {}
-  void capture_begin(c10::MempoolId_t, at::GraphCaptureMode) override {
+/// Takes down what its thread launches between begin and end, and replays it.
+struct FakeGraph {
+  void begin() {
     TORCH_CHECK(recording == nullptr, "fake: this thread captures already");
     recording = &recording_;
   }
-  void capture_end() override { recording = nullptr; }
-  void instantiate() override {}
-  void replay() override {
+  static void end() { recording = nullptr; }
+  void run() const {
     refuse_while_capturing("replay");
     memory().count([&](FakeCounts& counts) {
       ++counts.replays, counts.replayed += static_cast<int64_t>(recording_.kernels.size());
@@ -486,21 +490,59 @@ struct FakeGraph final : at::GraphImplInterface {
       for (size_t i = 0; i < stack.size(); ++i) overwrite(kernel.results[i], stack[i]);
     }
   }
-  void reset() override { recording_.kernels.clear(); }
-  c10::MempoolId_t pool() const override { return {0, 0}; }
-  void enable_debug_mode() override {}
-  void debug_dump(const std::string&) override {}
+  void forget() { recording_.kernels.clear(); }
 
  private:
   Recording recording_;
 };
 
+#ifdef CNA_TORCH_GRAPHS
+struct TorchGraph final : at::GraphImplInterface {
+  explicit TorchGraph(const at::GraphImplArgs&) {}
+  void capture_begin(c10::MempoolId_t, at::GraphCaptureMode) override { graph_.begin(); }
+  void capture_end() override { FakeGraph::end(); }
+  void instantiate() override {}
+  void replay() override { graph_.run(); }
+  void reset() override { graph_.forget(); }
+  c10::MempoolId_t pool() const override { return {0, 0}; }
+  void enable_debug_mode() override {}
+  void debug_dump(const std::string&) override {}
+
+ private:
+  FakeGraph graph_;
+};
+#else
+struct CapturedByFake final : Captured {
+  void replay() override { graph.run(); }
+  FakeGraph graph;
+};
+
+/// Torch before 2.13 has no interface of its own.
+const bool captures = [] {
+  set_capture(kType, [](c10::Device, const std::function<void()>& work) {
+    auto out = std::make_unique<CapturedByFake>();
+    out->graph.begin();
+    try {
+      work();
+    } catch (...) {
+      FakeGraph::end();
+      throw;
+    }
+    FakeGraph::end();
+    return out;
+  });
+  return true;
+}();
+#endif
+
 }  // namespace
 }  // namespace cna::test
 
+#ifdef CNA_TORCH_GRAPHS
 namespace at {
-REGISTER_GRAPH_IMPL(FAKE, ::cna::test::FakeGraph)
+REGISTER_GRAPH_IMPL(FAKE, ::cna::test::TorchGraph)
 }  // namespace at
+#endif
 
 namespace cna::test {
 namespace {
