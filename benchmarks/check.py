@@ -35,12 +35,14 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--tolerance", type=float, default=0.15, help="a share of the committed ratio")
     p.add_argument("--only", action="append", choices=RATIOS, help="may be repeated")
+    p.add_argument("--turns", type=int, default=3, help="1: quick, and less certain")
     p.add_argument("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
     p.add_argument("--out", type=Path, default=HERE.parent / ".build" / "bench-check")
     args = p.parse_args()
     names = args.only or RATIOS
     only = [word for name in names for word in ("--only", name)]
-    run = [sys.executable, str(HERE / "run.py"), "--out", str(args.out), *only]
+    how = ["--out", str(args.out), "--turns", str(args.turns)]
+    run = [sys.executable, str(HERE / "run.py"), *how, *only]
     if subprocess.run(run, stdout=subprocess.DEVNULL).returncode:
         return 1
     results = json.loads((args.out / "results.json").read_text())
