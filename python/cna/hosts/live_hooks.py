@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import _core
 from ..base.errors import first_line
 from .experts import Experts, experts_at
+from .live_step import Inputs
 from .placement import is_dtensor, require_movable
 from .plain import evaluating
 from .shard import Shard, shard_of
@@ -200,7 +201,7 @@ class LiveStep:
         self.under_way.rows, self.under_way.tokens = ids.shape
         try:
             with torch.inference_mode(), evaluating(self.hf_model):
-                return self.step(ids, mask, positions, keep, places, cache)
+                return self.step(Inputs(ids, mask, positions, keep, places, cache))
         finally:
             self.under_way.taps = None
 

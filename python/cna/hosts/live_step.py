@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,25 @@ from .placement import input_device
 from .plain import Plain, options, whole
 from .step import CausalStep
 from .windows import Masks
+
+
+class Inputs(NamedTuple):
+    """What a host gives to one step, see `CausalStep`; `keep`: the places of the logits."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    keep: Tensor
+    places: Tensor
+    cache: list[Tensor]
+
+    def wanted(self) -> int:
+        """How many of the last tokens hold all places where logits are wanted."""
+        return self.ids.shape[1] - int(self.keep.min())
+
+    def kept(self, logits: Tensor) -> Tensor:
+        """Logits of the last tokens [rows, tokens, vocab] at the places that are wanted."""
+        return logits[:, (self.keep - self.ids.shape[1] + logits.shape[1]).to(logits.device)]
 
 
 class CachedStep:
@@ -30,21 +49,12 @@ class CachedStep:
         devices = [layer.keys.device for layer in layers]
         self.devices = devices if set(devices) != {input_device(hf_model)} else []
 
-    def __call__(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        positions: Tensor,
-        keep: Tensor,
-        places: Tensor,
-        cache: list[Tensor],
-    ) -> Tensor:
+    def __call__(self, given: Inputs) -> Tensor:
+        ids, mask, positions, keep, places, cache = given
         if not self.devices:
             return self.step(ids, mask, positions, keep, places, *cache)
         # The head may lie on another device than `keep`: a number of places goes everywhere.
-        wanted = ids.shape[1] - int(keep.min())
-        logits = self.step(ids, mask, positions, wanted, places, *cache)
-        return logits[:, (keep - ids.shape[1] + logits.shape[1]).to(logits.device)]
+        return given.kept(self.step(ids, mask, positions, given.wanted(), places, *cache))
 
 
 class WholeStep:
@@ -56,19 +66,9 @@ class WholeStep:
     def __init__(self, hf_model: Any) -> None:
         self.hf_model = hf_model
 
-    def __call__(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        positions: Tensor,
-        keep: Tensor,
-        places: Tensor,
-        cache: list[Tensor],
-    ) -> Tensor:
-        cut = ids.shape[1] - int(keep.min())
-        few = options(self.hf_model, use_cache=False, logits_to_keep=cut)
-        logits = whole(self.hf_model(input_ids=ids, return_dict=True, **few).logits)
-        return logits[:, (keep - ids.shape[1] + logits.shape[1]).to(logits.device)]
+    def __call__(self, given: Inputs) -> Tensor:
+        few = options(self.hf_model, use_cache=False, logits_to_keep=given.wanted())
+        return given.kept(whole(self.hf_model(input_ids=given.ids, return_dict=True, **few).logits))
 
 
 def choose_step(
@@ -91,6 +91,6 @@ def choose_step(
 
 def _flat(step: CachedStep) -> Any:
     def run(ids: Tensor, mask: Tensor, positions: Tensor, keep: Tensor, *rest: Tensor) -> Tensor:
-        return step(ids, mask, positions, keep, rest[0], list(rest[1:]))
+        return step(Inputs(ids, mask, positions, keep, rest[0], list(rest[1:])))
 
     return run
