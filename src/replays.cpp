@@ -106,8 +106,7 @@ void Replays::capture(Bucket& bucket) try {
 } catch (const std::exception& error) {
   throw_error(
       "generate: expected a device that captures a step of {} rows and {} places, got: {}; load "
-      "the "
-      "model without capture",
+      "the model without capture",
       bucket.rows, bucket.places, first_line(error));
 }
 

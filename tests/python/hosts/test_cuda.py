@@ -35,7 +35,7 @@ def test_discovery_and_steering_on_cuda(exports: Any) -> None:
     plain = model.logits(ids)
     with model.steer(circuit, 1.0):
         assert torch.equal(model.logits(ids), plain)
-    on_cpu = cna.load(exports("llama"))
+    on_cpu = cna.load(exports("llama"), device="cpu")  # beside a GPU, auto is the GPU
     with model.steer(circuit, 0.0), on_cpu.steer(circuit, 0.0):
         assert (model.logits(ids) - on_cpu.logits(ids)).abs().max() <= 1e-3 * plain.abs().max()
         assert model.generate(ids, max_new_tokens=8) == on_cpu.generate(ids, max_new_tokens=8)
@@ -60,7 +60,7 @@ def test_captured_steps_answer_as_launched_ones(family: str, exports: Any) -> No
 
 
 def test_a_model_moves_there_and_back(exports: Any) -> None:
-    model = cna.load(exports("gemma2"))
+    model = cna.load(exports("gemma2"), device="cpu")
     plain = model.logits(PROMPTS)
     model.to("cuda").to("cpu")
     assert torch.equal(model.logits(PROMPTS), plain)
