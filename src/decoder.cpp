@@ -139,7 +139,8 @@ std::vector<int64_t> Decoder::step(bool ahead) {
   const std::vector<int64_t> tokens = unread_.front().take();  // the only wait of a step
   unread_.pop_front();
   for (size_t i = 0; i < tokens.size(); ++i)
-    if (tokens[i] < 0) throw_meaningless("generate", rows_[i], answered_[i]);
+    if (tokens[i] < 0)
+      throw_meaningless(run_.function(), options_.first_prompt + rows_[i], answered_[i]);
   return tokens;
 }
 
@@ -194,14 +195,6 @@ int64_t Decoder::needed() const {
 void Decoder::join(Decoder&& other) {
   if (other.done()) {
     if (!done()) run_.steer(rows_);
-    return;
-  }
-  if (done()) {
-    rows_.swap(other.rows_), answered_.swap(other.answered_), cache_.swap(other.cache_);
-    std::swap(ids_, other.ids_), std::swap(mask_, other.mask_);
-    std::swap(positions_, other.positions_), std::swap(total_, other.total_);
-    sampler_.join(other.sampler_);
-    bucket_.swap(other.bucket_), std::swap(prefilled_, other.prefilled_);
     return;
   }
   bucket_.reset();

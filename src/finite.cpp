@@ -36,11 +36,14 @@ at::Tensor meaningless(const at::Tensor& scores, const at::Tensor& broken) {
   return scores.size(-1) > 1 ? broken.logical_or(all_equal(scores)) : broken;
 }
 
-void throw_meaningless(const char* function, int64_t prompt, int64_t step) {
-  throw_as<NonFinite>(
-      "{}: expected finite logits that tell tokens apart, got an overflow in prompt {} at answer "
-      "token {}; use a smaller strength, or a wider dtype (float32 or bfloat16)",
-      function, prompt, step);
+void throw_meaningless(const char* function, int64_t prompt, int64_t step,
+                       std::optional<int64_t> arm) {
+  throw NonFinite(
+      fmt::format(
+          "{}: expected finite logits that tell tokens apart, got an overflow{} in prompt {} at "
+          "answer token {}; use a smaller strength, or a wider dtype (float32 or bfloat16)",
+          function, arm ? fmt::format(" of arm {}", *arm) : "", prompt, step),
+      prompt, step);
 }
 
 }  // namespace cna

@@ -6,6 +6,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+
 namespace cna {
 
 /// True where the logits [..., vocab] are not finite or all equal; bool [...].
@@ -16,6 +18,7 @@ namespace cna {
 [[nodiscard]] at::Tensor meaningless(const at::Tensor& scores, const at::Tensor& broken);
 
 /// Throws NonFinite; `step` counts the tokens of the answer from 0.
-[[noreturn]] void throw_meaningless(const char* function, int64_t prompt, int64_t step);
+[[noreturn]] void throw_meaningless(const char* function, int64_t prompt, int64_t step,
+                                    std::optional<int64_t> arm = std::nullopt);
 
 }  // namespace cna

@@ -61,10 +61,11 @@ struct Answers {
         if (followed) watch->forget_last(row);
       } else {
         answer.push_back(tokens[i]);
-        if (generation.on_token) generation.on_token(row, tokens[i]);
+        if (generation.on_token) generation.on_token(generation.first_prompt + row, tokens[i]);
         ended[i] = static_cast<int64_t>(answer.size()) == generation.max_new_tokens;
       }
-      if (ended[i] && generation.on_answer) generation.on_answer(row, answer);
+      if (ended[i] && generation.on_answer)
+        generation.on_answer(generation.first_prompt + row, answer);
       tokens_done += ended[i] ? generation.max_new_tokens - decoder.answered()[i] : 1;
     }
     decoder.advance(ended);

@@ -13,8 +13,7 @@ void require_precision(const HostOptions& options, at::ScalarType dtype) {
   if (!options.fuse || !options.device.is_cpu() || dtype != at::kFloat)
     throw_value_error(
         "load: expected a float32 export on a CPU, with fuse, for products in bfloat16, got {} on "
-        "{}{}; "
-        "leave the precision at float32",
+        "{}{}; leave the precision at float32",
         at::toString(dtype), options.device.str(), options.fuse ? "" : " without fuse");
   if (!can_multiply(options.precision))
     throw_value_error(
@@ -27,12 +26,16 @@ void require_capture(const HostOptions& options, bool exported, const Manifest& 
   if (!exported || !manifest.layouts.room)
     throw_value_error(
         "load: expected an export whose buffers may have room behind the new tokens, to capture "
-        "its "
-        "steps, got {}; export the model again, or leave capture off",
+        "its steps, got {}; export the model again, or leave capture off",
         exported ? fmt::format("one of format_version {} without", manifest.step) : "a bare file");
-  if (options.device.is_cpu() || !capture_on(options.device.type()))
+  if (options.device.is_cpu())
     throw_value_error(
         "load: expected a device that captures steps, got {}; choose a GPU, or leave capture off",
+        options.device.str());
+  if (!capture_on(options.device.type()))
+    throw_value_error(
+        "load: expected a way to capture what runs on {}, got none; say one with set_capture, or "
+        "leave capture off",
         options.device.str());
 }
 

@@ -66,8 +66,8 @@ Manifest read_manifest(const std::filesystem::path& folder) {
       return whole(json.at(name), name, least, path);
     };
     if (json.at("format") != "cna.model") {
-      throw_value_error("load: expected format 'cna.model' in '{}'; export the model again",
-                        path.string());
+      throw_value_error("load: expected format 'cna.model' in '{}', got {}; export the model again",
+                        path.string(), json.at("format").dump());
     }
     Manifest out;
     out.step = count("format_version", 0);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <mutex>
 #include <utility>
 
 #include "cna/error.hpp"
@@ -72,8 +73,28 @@ void Bucket::feed(const at::Tensor& ids, const at::Tensor& positions, int64_t pl
 std::shared_ptr<Bucket> Replays::bucket(int64_t rows, int64_t places) {
   rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows)));
   places = (places + kPlaces - 1) / kPlaces * kPlaces;
+  std::shared_ptr<Bucket> fit;
   for (const auto& made : buckets_)
-    if (made->rows == rows && made->places >= places) return made;
+    if (made->rows == rows && made->places >= places && (!fit || made->places < fit->places))
+      fit = made;
+  if (fit) return fit;
+  forget([&](const Bucket& made) { return made.rows == rows; });  // too small from now on
+  try {
+    fit = make(rows, places);
+  } catch (const OutOfMemory&) {
+    if (forget([](const Bucket&) { return true; }) == 0) throw;
+    fit = make(rows, places);
+  }
+  return buckets_.emplace_back(std::move(fit));
+}
+
+template <class Which>
+size_t Replays::forget(const Which& which) {
+  return std::erase_if(buckets_,
+                       [&](const auto& made) { return made.use_count() == 1 && which(*made); });
+}
+
+std::shared_ptr<Bucket> Replays::make(int64_t rows, int64_t places) const {
   const ModelInfo& info = host_.info();
   const auto longs = at::TensorOptions(at::kLong).device(info.device);
   Step step{at::zeros({rows, 1}, longs),
@@ -91,12 +112,12 @@ std::shared_ptr<Bucket> Replays::bucket(int64_t rows, int64_t places) {
   } catch (const std::exception& error) {
     throw_allocation_error(rows, places, error);
   }
-  buckets_.push_back(
-      std::make_shared<Bucket>(Bucket{rows, places, std::move(step), {}, -1, {}, false, {}}));
-  return buckets_.back();
+  return std::make_shared<Bucket>(Bucket{rows, places, std::move(step), {}, -1, {}, false, {}});
 }
 
 void Replays::capture(Bucket& bucket) try {
+  static std::mutex one;  // torch captures one piece of work at a time in a process
+  const std::lock_guard lock(one);
   bucket.captured =
       capture_(host_.info().device, [&] { bucket.logits = host_.logits(bucket.step); });
 } catch (const Interrupted&) {
@@ -105,9 +126,9 @@ void Replays::capture(Bucket& bucket) try {
   throw;
 } catch (const std::exception& error) {
   throw_error(
-      "generate: expected a device that captures a step of {} rows and {} places, got: {}; load "
+      "{}: expected a device that captures a step of {} rows and {} places, got '{}'; load "
       "the model without capture",
-      bucket.rows, bucket.places, first_line(error));
+      function_, bucket.rows, bucket.places, first_line(error));
 }
 
 at::Tensor Replays::run(Bucket& bucket, const std::vector<TapEdit>& edits, int64_t steering) {

@@ -31,9 +31,11 @@ struct Bucket {
 
 class Replays {
  public:
-  Replays(Host& host, Capture capture) : host_(host), capture_(std::move(capture)) {}
+  Replays(const char* function, Host& host, Capture capture)
+      : function_(function), host_(host), capture_(std::move(capture)) {}
 
-  /// One with room for these rows and places.
+  /// The smallest with room for these rows and places; made where there is none, in place of those
+  /// that nobody uses any more: of fewer places, or where the device is full, of other rows too.
   [[nodiscard]] std::shared_ptr<Bucket> bucket(int64_t rows, int64_t places);
 
   /// Logits [rows of the bucket, 1, vocab] of its step under these edits of its first rows; valid
@@ -42,8 +44,13 @@ class Replays {
   [[nodiscard]] at::Tensor run(Bucket& bucket, const std::vector<TapEdit>& edits, int64_t steering);
 
  private:
+  [[nodiscard]] std::shared_ptr<Bucket> make(int64_t rows, int64_t places) const;
+  /// Drops buckets of this kind that nobody uses, and says how many.
+  template <class Which>
+  size_t forget(const Which& which);
   void capture(Bucket& bucket);
 
+  const char* function_;  // the caller's name
   Host& host_;
   Capture capture_;
   std::vector<std::shared_ptr<Bucket>> buckets_;

@@ -38,7 +38,8 @@ struct Run::PrefixPlaces {
 
 Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
          const RunOptions& options, int64_t room, std::span<const int64_t> ends)
-    : model_(model),
+    : function_(function),
+      model_(model),
       turn_(model.take_turn(function)),
       prompts_(prompts),
       options_(options),
@@ -64,7 +65,7 @@ Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
                         function, options.intervention.arms(), arm);
   }
   if (room > 0 && about.device.is_cpu()) give_back_freed();  // keys and values need much
-  if (host().captures()) replays_.emplace(host(), capture_on(about.device.type()));
+  if (host().captures()) replays_.emplace(function, host(), capture_on(about.device.type()));
   host().taps().poll = options.poll;
   try {
     compute_prefix();

@@ -26,6 +26,8 @@ class Run {
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
 
+  /// The caller's name, for what it says to a user.
+  [[nodiscard]] const char* function() const { return function_; }
   [[nodiscard]] Host& host() { return model_.host(); }
   [[nodiscard]] const ModelInfo& info() const { return model_.info(); }
   [[nodiscard]] std::span<const TokenIds> prompts() const { return prompts_; }
@@ -91,6 +93,7 @@ class Run {
   [[nodiscard]] PrefixPlaces prefix_places(std::span<const int64_t> rows, int64_t total,
                                            int64_t begin, int64_t end) const;
 
+  const char* function_;
   Model& model_;
   Model::Turn turn_;
   std::span<const TokenIds> prompts_;

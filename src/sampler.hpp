@@ -10,6 +10,7 @@
 
 #include "cna/torch/generate.hpp"
 #include "finite.hpp"
+#include "late_read.hpp"
 
 namespace cna {
 
@@ -19,7 +20,8 @@ class Sampler {
   Sampler(const GenerateOptions& options, std::span<const int64_t> rows) : options_(options) {
     for (const int64_t row : rows) {
       std::seed_seq seed{static_cast<uint32_t>(options.seed),
-                         static_cast<uint32_t>(options.seed >> 32), static_cast<uint32_t>(row)};
+                         static_cast<uint32_t>(options.seed >> 32),
+                         static_cast<uint32_t>(options.first_prompt + row)};
       streams_.emplace_back(seed);
     }
   }
@@ -46,14 +48,16 @@ class Sampler {
       // The largest is subtracted first: a temperature near 0 must not overflow.
       const at::Tensor below = (scores - scores.narrow(-1, 0, 1)).to(at::kDouble);
       at::Tensor mass = (below / options_.temperature).softmax(-1).cumsum(-1);
-      at::Tensor draw = at::empty({logits.size(0), 1}, at::kDouble);
+      const bool beside = LateRead::may_wait_for(logits.device());  // then nobody waits
+      at::Tensor draw =
+          at::empty({logits.size(0), 1}, at::TensorOptions(at::kDouble).pinned_memory(beside));
       for (int64_t row = 0; row < logits.size(0); ++row)
         draw.data_ptr<double>()[row] =
             std::uniform_real_distribution<double>()(streams_[static_cast<size_t>(row)]);
+      draw = draw.to(logits.device(), at::kDouble, /*non_blocking=*/beside);
       // The smallest set that reaches top_p: draw below its whole mass.
       const at::Tensor cut = (mass < options_.top_p).sum(-1, true).clamp_max(k - 1);
-      const at::Tensor pick =
-          at::searchsorted(mass, draw.to(logits.device()) * mass.gather(1, cut)).clamp_max(k - 1);
+      const at::Tensor pick = at::searchsorted(mass, draw * mass.gather(1, cut)).clamp_max(k - 1);
       chosen = order.gather(1, pick).squeeze(1);
     }
     return chosen.masked_fill(meaningless(logits, best.isfinite().logical_not()), -1);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cna/error.hpp"
+#include "finite.hpp"
 
 namespace cna {
 namespace {
@@ -84,6 +85,9 @@ void answer_jobs(Model& model, std::span<const Intervention> arms,
     const auto written = std::exchange(answers, {});
     if (!jobs_done.empty()) sink(jobs_done, written);
   };
+  const auto job_of = [&](int64_t number) {
+    return jobs[static_cast<size_t>(number - generation.first_prompt)];
+  };
   size_t finished = 0;
   for (const auto& part : parts(jobs, keep_at)) {
     std::vector<TokenIds> asked;
@@ -91,8 +95,10 @@ void answer_jobs(Model& model, std::span<const Intervention> arms,
     RunOptions run = options_of(part, arms, options);
     run.progress = nullptr;
     GenerateOptions listened = generation;
-    listened.on_answer = [&](int64_t row, const TokenIds& answer) {
-      done.push_back(part[static_cast<size_t>(row)]), answers.push_back(answer);
+    listened.first_prompt += part.data() - jobs.data();
+    listened.on_answer = [&](int64_t number, const TokenIds& answer) {
+      done.push_back(job_of(number)), answers.push_back(answer);
+      if (generation.on_answer) generation.on_answer(number, answer);
       ++finished;
       if (done.size() < keep_at) return;
       keep();
@@ -101,6 +107,11 @@ void answer_jobs(Model& model, std::span<const Intervention> arms,
     };
     try {
       (void)generate(model, asked, listened, run);
+    } catch (const NonFinite& error) {
+      keep();
+      if (error.prompt() < 0) throw;
+      const SweepJob job = job_of(error.prompt());
+      throw_meaningless("sweep", job.prompt, error.token(), job.arm);
     } catch (...) {
       keep();  // what was finished before; nothing, where the sink itself failed
       throw;
@@ -144,7 +155,14 @@ Sweep sweep(Model& model, std::span<const Intervention> arms, std::span<const To
   RunOptions run = options;
   run.intervention = options.intervention.then(
       Intervention::concat(std::vector<Intervention>(arms.begin(), arms.end())));
-  const Divergence found = divergence(model, asked, said, run);
+  const Divergence found = [&] {
+    try {
+      return divergence(model, asked, said, run);
+    } catch (const NonFinite& error) {
+      if (error.prompt() < 0) throw;
+      throw_meaningless("sweep", numbers[static_cast<size_t>(error.prompt())], error.token());
+    }
+  }();
   const at::Tensor index = at::tensor(numbers, at::kLong);
   out.along_reference.kl.index_copy_(1, index, found.kl);
   out.along_reference.log_likelihood.index_copy_(1, index, found.log_likelihood);

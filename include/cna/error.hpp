@@ -8,7 +8,9 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "cna/export.hpp"
@@ -48,7 +50,15 @@ class CNA_API OutOfMemory : public Error {
 /// A model's numbers overflowed, so that nothing can be read off them. Python: cna.NonFiniteError.
 class CNA_API NonFinite : public Error {
  public:
-  using Error::Error;
+  /// Where: the number of the prompt, and the token of its answer, both from 0; -1: not known.
+  explicit NonFinite(const std::string& message, int64_t prompt = -1, int64_t token = -1)
+      : Error(message), prompt_(prompt), token_(token) {}
+
+  [[nodiscard]] int64_t prompt() const noexcept { return prompt_; }
+  [[nodiscard]] int64_t token() const noexcept { return token_; }
+
+ private:
+  int64_t prompt_, token_;
 };
 
 /// The caller asked a long computation to stop, for instance with Ctrl-C: `RunOptions::poll` throws

@@ -92,11 +92,13 @@ void capture_from(const std::string& type, const std::optional<py::function>& ca
   set_capture(device_type, [f = kept(*capture)](c10::Device device,
                                                 const std::function<void()>& work) {
     py::gil_scoped_acquire gil;
-    std::exception_ptr stopped;  // Python would make another of it on the way
+    std::exception_ptr stopped;  // of C++: Python would make another of it on the way
     const py::cpp_function call([&] {
       py::gil_scoped_release release;
       try {
         work();
+      } catch (const py::error_already_set&) {
+        throw;
       } catch (...) {
         stopped = std::current_exception();
         throw;
@@ -104,8 +106,9 @@ void capture_from(const std::string& type, const std::optional<py::function>& ca
     });
     try {
       return std::make_unique<CapturedInPython>(py::cast<py::function>((*f)(device.str(), call)));
-    } catch (const py::error_already_set&) {
+    } catch (const py::error_already_set& error) {
       if (stopped) std::rethrow_exception(stopped);
+      if (error.matches(PyExc_KeyboardInterrupt)) throw Interrupted("interrupted");
       throw;
     }
   });
@@ -173,7 +176,11 @@ py::class_<Model> bind_host(py::module_& m) {
             return Model(live_host(info, forward, move, weights));
           },
           py::arg("info"), py::arg("forward"), py::arg("move"), py::arg("weights") = py::none(),
-          "A model that Python runs: forward(ids, mask, positions, keep, cache, taps) -> logits.")
+          "A model that Python runs: forward(ids, mask, positions, keep, places, cache, taps) -> "
+          "logits [rows, k, vocab]. ids and positions int64 [rows, new]; mask int64 [rows, "
+          "places]; "
+          "keep int64 [k], of the new tokens; places int64 [new], of the new keys and values in "
+          "the cache's buffers [rows, heads, places, dim], keys and values of each layer in turn.")
       .def(
           "to",
           [](Model& self, const std::string& device) {
@@ -249,7 +256,8 @@ py::class_<Model> bind_host(py::module_& m) {
 
   m.def("set_capture", &capture_from, py::arg("device_type"), py::arg("capture"),
         "How work is captured on devices of this type: capture(device, work) calls work() once and "
-        "returns what replays it. None: as torch does it, if it does.");
+        "returns what replays it, a function without arguments; what it raises ends the run. One "
+        "capture is under way at a time. None: as torch does it, if it does.");
 
   m.def(
       "inspect_archive",

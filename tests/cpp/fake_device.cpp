@@ -286,7 +286,8 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_bloc
   const auto bytes = static_cast<int64_t>(to.nbytes());
   memory().count([&](FakeCounts& counts) {
     if (on_fake(from) && on_fake(to)) ++counts.kernels, ++counts.by_name["aten::copy_"];
-    if (!on_fake(from)) ++counts.uploads, counts.bytes_uploaded += bytes;
+    if (!on_fake(from))
+      ++counts.uploads, counts.held += !non_blocking, counts.bytes_uploaded += bytes;
     if (!on_fake(to)) counts.reads += !non_blocking, counts.bytes_read += bytes;
   });
   Open open;
@@ -387,7 +388,8 @@ class Call {
     if (t.is_cpu() && indices_) {  // CUDA takes the indices of index() there
       refuse_while_capturing("upload of an index");
       memory().count([&](FakeCounts& counts) {
-        ++counts.uploads, counts.bytes_uploaded += static_cast<int64_t>(t.nbytes());
+        ++counts.uploads, ++counts.held;
+        counts.bytes_uploaded += static_cast<int64_t>(t.nbytes());
       });
       return t;
     }
@@ -560,6 +562,7 @@ C10_REGISTER_GUARD_IMPL(PrivateUse1, FakeGuard)
 
 FakeCounts operator-(FakeCounts after, const FakeCounts& before) {
   after.kernels -= before.kernels, after.reads -= before.reads, after.uploads -= before.uploads;
+  after.held -= before.held;
   after.replays -= before.replays, after.replayed -= before.replayed, after.late -= before.late;
   after.bytes_read -= before.bytes_read, after.bytes_uploaded -= before.bytes_uploaded;
   for (size_t i = 0; i < after.allocations.size(); ++i)

@@ -41,6 +41,7 @@ struct FakeCounts {
   int64_t reads = 0;
   int64_t late = 0;  ///< of the reads, those that waited while later kernels were launched already
   int64_t uploads = 0;
+  int64_t held = 0;  ///< of the uploads, those that made the host wait for what runs there
   int64_t bytes_read = 0;
   int64_t bytes_uploaded = 0;
   std::array<int64_t, kFakeDevices> allocations{};

@@ -169,3 +169,52 @@ TEST_CASE("sweep: every arm answers every prompt as it does alone") {
                               [](std::span<const SweepJob>, std::span<const TokenIds>) {}),
                   IndexError);
 }
+
+TEST_CASE("answer_jobs: over all its parts, streams, callbacks and errors count the jobs") {
+  test::TinyFile file(7);
+  Model model = Model::load(file.path);
+  const std::vector<TokenIds> prompts = all_prompts();
+  const Circuit circuit = discover(model, kPositive, kNegative, {.k = 6});
+  std::vector<Intervention> arms{Intervention(1), Intervention::ablate(circuit)};
+  std::vector<SweepJob> jobs;
+  for (int64_t i = 0; i < 20; ++i) jobs.push_back({i % 2, i % 5});
+  RunOptions options;
+  options.batch_rows = 1;  // a part has eight jobs
+  std::map<int64_t, TokenIds> written, finished;
+  GenerateOptions generation{.max_new_tokens = 4, .temperature = 1.5, .seed = 3};
+  generation.first_prompt = 100;
+  generation.on_token = [&](int64_t n, int64_t token) { written[n].push_back(token); };
+  generation.on_answer = [&](int64_t n, const TokenIds& answer) { finished[n] = answer; };
+  size_t kept = 0;
+  const auto keep = [&](std::span<const SweepJob>, std::span<const TokenIds> answers) {
+    kept += answers.size();
+  };
+  answer_jobs(model, arms, prompts, jobs, generation, options, keep);
+  CHECK(kept == jobs.size());
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    const auto number = 100 + static_cast<int64_t>(i);
+    RunOptions alone;
+    alone.intervention = arms[static_cast<size_t>(jobs[i].arm)];
+    const std::vector<TokenIds> asked{prompts[static_cast<size_t>(jobs[i].prompt)]};
+    const GenerateOptions its{
+        .max_new_tokens = 4, .temperature = 1.5, .seed = 3, .first_prompt = number};
+    const TokenIds expected = generate(model, asked, its, alone)[0];
+    CHECK(finished[number] == expected);
+    CHECK(written[number] == expected);
+  }
+  // An overflow behind the first part is that of its arm and prompt.
+  arms.push_back(Intervention::scale(circuit, std::vector{1e38}));
+  jobs[13] = {2, 3};
+  kept = 0;
+  try {
+    answer_jobs(model, arms, prompts, jobs, {.max_new_tokens = 4}, options, keep);
+    FAIL("expected an overflow");
+  } catch (const NonFinite& error) {
+    CHECK(contains(error.what(),
+                   "sweep: expected finite logits that tell tokens apart, got an "
+                   "overflow of arm 2 in prompt 3 at answer token 0; use a smaller"));
+    CHECK(error.prompt() == 3);
+    CHECK(error.token() == 0);
+  }
+  CHECK(kept >= 8);
+}

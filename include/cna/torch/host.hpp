@@ -1,8 +1,8 @@
 /// A host runs a causal language model one step at a time, with taps in place.
 ///
-/// Step: [rows, new] tokens enter, keys and values of all [rows, total] tokens lie in buffers whose
-/// first total - new places are filled; the host writes the rest and returns logits [rows, k,
-/// vocab] at the k positions asked for. Hosts: TorchScript archives, AOTInductor packages, and
+/// Step: [rows, new] tokens enter; keys and values of [rows, places] tokens lie in buffers, into
+/// which the host writes those of the new ones at the places given, and the host returns logits
+/// [rows, k, vocab] at the k positions asked for (step.hpp). Hosts: TorchScript archives, AOTInductor packages, and
 /// live modules (live.hpp).
 #pragma once
 
@@ -81,12 +81,14 @@ struct HostOptions {
   bool fuse = true;
   /// bf16: of a float32 TorchScript graph on a CPU that has such products, with `fuse`.
   Precision precision = Precision::float32;
-  /// Capture steps of one token and replay them; of a TorchScript export, on a device that can.
+  /// Capture steps of one token and replay them; of a TorchScript export of version 2, on a device
+  /// for which torch or `set_capture` (capture.hpp) says how.
   bool capture = false;
 };
 
 /// Opens an exported folder of either format, or a bare TorchScript file.
-/// @throws FileNotFound for a missing archive; Error for a changed, truncated or foreign one.
+/// @throws FileNotFound for a missing archive; Error for a changed, truncated or foreign one;
+///         ValueError for options that this export or device cannot have.
 [[nodiscard]] CNA_API std::unique_ptr<Host> open_host(const std::filesystem::path& path,
                                                       const HostOptions& options = {});
 
@@ -95,7 +97,7 @@ struct HostOptions {
 /// A bare file's forward takes input_ids, or (input_ids, attention_mask), and returns logits
 /// [rows, tokens, vocab], alone or first in a tuple.
 /// @throws FileNotFound for a missing file; Error for a truncated or foreign one; ValueError if no
-///         tap site is found.
+///         tap site is found, or for options that this file or device cannot have.
 [[nodiscard]] CNA_API std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
                                                              const HostOptions& options = {});
 

@@ -28,8 +28,9 @@ using SweepSink =
 
 /// Answers of the jobs, which go to `sink` as they are finished, some `options.batch_rows` at a
 /// time. What `options.intervention` does comes before the arm's own; `arm_of_prompt` is not used.
+/// For the streams and callbacks of `generation`, a prompt's number is that of its job.
 /// @throws IndexError for a job outside arms or prompts; ValueError for an arm of several
-/// strengths.
+/// strengths; NonFinite, with arm, prompt and answer token, where the logits overflowed.
 CNA_API void answer_jobs(Model& model, std::span<const Intervention> arms,
                          std::span<const TokenIds> prompts, std::span<const SweepJob> jobs,
                          const GenerateOptions& generation, const RunOptions& options,

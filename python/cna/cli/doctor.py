@@ -81,7 +81,7 @@ def check(
         "batch equals single": lambda: look.batch_equals_single(p),
         "shared prefix equals none": lambda: look.shared_prefix(p),
         "exported equals Hugging Face": lambda: look.equals_eager(p, hf_model, why),
-        "faster form equals the graph": lambda: look.equals_graph(p, pattern),
+        "faster form equals the graph": lambda: look.equals_graph(p),
         "no neurons change nothing": lambda: look.zero_neurons(p),
         "multiplier 1 is the model": lambda: look.multiplier_one(p),
     }

@@ -61,14 +61,14 @@ def equals_eager(p: Patient, hf_model: Any, why: str) -> Check:
     return _close(p, name, got, torch.cat(plain.logits), fix)
 
 
-def equals_graph(p: Patient, pattern: str) -> Check:
+def equals_graph(p: Patient) -> Check:
     name = "faster form equals the graph"
     path = p.model.path
     if path is None or p.model.device.type != "cpu":
         return skip(name, "only of archives on a CPU")
     if read_manifest(path if path.is_dir() else None).get("archive_format") == "aoti":
         return skip(name, "a compiled package has one form")
-    graph = _core.Model.load(path, pattern, "cpu", verify=False, fuse=False)
+    graph = _core.Model.load(path, p.model.pattern, "cpu", verify=False, fuse=False)
     plain = graph.logits(p.ids, batch_rows=1, share_prefix=False).float()
     fix = "open it with cna.load(name, fuse=False), and report the architecture"
     return _close(p, name, p.alone(), plain, fix)

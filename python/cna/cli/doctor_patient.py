@@ -78,7 +78,8 @@ class Patient:
                 [1, 1, *torch.randint(0, high, (5 + i,), generator=generator).tolist()]
                 for i in range(5)
             ]
-        self.tolerance = TOLERANCE.get(model.dtype, LOW_PRECISION)
+        exact = TOLERANCE.get(model.dtype, LOW_PRECISION)
+        self.tolerance = exact if model.precision == "float32" else LOW_PRECISION
         self._alone: Tensor | None = None
 
     def logits(self, intervention: _core.Intervention | None = None, **options: Any) -> Tensor:

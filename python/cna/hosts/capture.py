@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -9,10 +10,26 @@ import torch
 from .. import _core
 
 
+@functools.cache
+def _stream(device: str) -> torch.cuda.Stream:
+    """The stream that a device's captures are taken down on: of that device, and kept, as cuBLAS keeps
+    memory for each.
+    """
+    return torch.cuda.Stream(device=device)
+
+
 def _on_cuda(device: str, work: Callable[[], None]) -> Callable[[], None]:
-    """Calls `work` once on a stream of its own; what it launches there is what the result launches."""
+    """Calls `work` once on a stream of its own; what it launches there is what the result launches.
+
+    Other threads may go on meanwhile. Where the capture fails, the thread is on its usual stream again.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph):
+    own = _stream(device)
+    with (
+        torch.cuda.device(device),
+        torch.cuda.stream(own),
+        torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"),
+    ):
         work()
 
     def replay() -> None:

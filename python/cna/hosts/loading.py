@@ -110,8 +110,9 @@ def load(
         require_settings("load", None, system, template_kwargs)
         if is_auto(device):
             announce(os.fspath(name), where)
-        bare = _core.Model.load(path, pattern, where, **runs)
-        return Model(bare, None, path)
+        model = Model(_core.Model.load(path, pattern, where, **runs), None, path)
+        model.pattern, model.precision = pattern, precision
+        return model
     text = checkpoint("load", name, path)
     chosen = choose_dtype(dtype, where, text, revision)
     if left_open:
@@ -195,4 +196,6 @@ def open_export(
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return Model(core, tokenizer, path, generation=manifest.get("generation"), **chat)
+    model = Model(core, tokenizer, path, generation=manifest.get("generation"), **chat)
+    model.pattern, model.precision = pattern, "bf16" if bf16 else "float32"
+    return model

@@ -36,6 +36,7 @@ class Model(Prompted):
         tokenizer, system, template_kwargs: how prompts become tokens, see `Prompted`.
         generation_settings: what the checkpoint says of sampling; empty if nothing, or not known.
         ranks: processes that share the weights (a tensor-parallel live model); 1 as a rule.
+        pattern, precision: how an export was opened, see `cna.load`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Model(Prompted):
         self.vocab_size = core.vocab
         self.model_id: str = core.id
         self.ranks, self.weights_mark = 1, ""  # of a live model, see live.live_module
+        self.pattern, self.precision = "", "float32"
         self.universal_cache: dict[Any, Any] = {}
         self._owner = object()  # of the steering blocks
 

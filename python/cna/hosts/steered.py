@@ -151,7 +151,9 @@ def _require(circuit: Any, multiplier: float, function: str) -> None:
             f"{function}: expected a Circuit, got {type(circuit).__name__}; discover or load one first"
         )
     if not len(circuit):
-        raise ValueError(f"{function}: expected at least one neuron, got an empty circuit")
+        raise ValueError(
+            f"{function}: expected at least one neuron, got an empty circuit; discover one first"
+        )
     if not math.isfinite(multiplier):
         raise ValueError(
             f"{function}: expected a finite multiplier, got {multiplier}; 0 ablates, 1 is the model"

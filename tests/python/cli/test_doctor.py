@@ -258,6 +258,35 @@ def test_a_faster_form_with_other_numbers_fails(
     assert failures(check(model, tiny_hf)) == {"faster form equals the graph"}
 
 
+def test_how_a_model_was_opened_is_part_of_the_comparison(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products in bfloat16 differ from the graph's by what they round; a pattern finds the same taps."""
+    rounded = cna.load(exported)
+    rounded.precision = "bf16"
+    assert (
+        "limit 0.05" in {c.name: c.detail for c in check(rounded)}["faster form equals the graph"]
+    )
+    odd = r"layers\.[13]\.mlp\.down_proj$"
+    bare = cna.load(exported / "model.pt", pattern=odd)
+    patterns, load = [], _core.Model.load
+
+    def noted(path: Path, pattern: str, *where: Any, **how: Any) -> Any:
+        patterns.append(pattern)
+        return load(path, pattern, *where, **how)
+
+    monkeypatch.setattr(_core.Model, "load", noted)
+    assert "faster form equals the graph" not in failures(check(bare))
+    assert patterns == [odd]
+
+
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no bfloat16 products here"
+)
+def test_a_model_in_bf16_is_healthy(exported: Path) -> None:
+    assert failures(check(cna.load(exported, precision="bf16"))) == set()
+
+
 def test_a_changed_archive_fails(exported: Path) -> None:
     edit_manifest(exported, sha256="0" * 64)
     assert failures(check(str(exported))) == {"archive is as exported"}

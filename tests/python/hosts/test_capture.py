@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +33,64 @@ def test_a_bare_file_captures_nothing(exports: Any) -> None:
         _core.Model.load(archive, capture=True)
 
 
+class Told:
+    """Stands for torch.cuda where no GPU is: what is entered and left, with the stream."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: bool = False) -> None:
+        self.events: list[str] = []
+        told, monkey = self, monkeypatch
+
+        class Graph:
+            def replay(self) -> None:
+                told.events.append("replay")
+
+        @contextmanager
+        def scope(name: str, fails: bool = False) -> Iterator[None]:
+            told.events.append(f"enter {name}")
+            try:
+                yield
+            finally:
+                told.events.append(f"leave {name}")
+                if fails:  # as torch does where the capture was broken
+                    raise RuntimeError("operation failed due to a previous error during capture")
+
+        def graph(graph: Graph, *, stream: str, capture_error_mode: str) -> Any:
+            return scope(f"graph on {stream}, {capture_error_mode}", fails)
+
+        monkey.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkey.setattr(torch.cuda, "Stream", lambda device: f"stream {len(self.made(device))}")
+        monkey.setattr(torch.cuda, "device", lambda device: scope(f"device {device}"))
+        monkey.setattr(torch.cuda, "stream", scope)
+        monkey.setattr(torch.cuda, "graph", graph)
+        self.streams: list[str] = []
+        capture._stream.cache_clear()
+
+    def made(self, device: str) -> list[str]:
+        self.streams.append(device)
+        return self.streams
+
+
 def test_on_cuda_torchs_graph_is_captured_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The order of torch's calls; what they do is tested where a GPU is (test_cuda.py)."""
-    told: list[str] = []
+    told = Told(monkeypatch)
+    for device, own in (("cuda:1", "stream 1"), ("cuda:0", "stream 2"), ("cuda:1", "stream 1")):
+        told.events.clear()
+        replay = capture._on_cuda(device, lambda: told.events.append("work"))
+        inside = [f"device {device}", own, f"graph on {own}, thread_local"]
+        around = [f"enter {x}" for x in inside] + ["work"] + [f"leave {x}" for x in inside[::-1]]
+        assert told.events == around
+        replay()
+        again = [f"enter device {device}", "replay", f"leave device {device}"]
+        assert told.events[len(around) :] == again
+    assert told.streams == ["cuda:1", "cuda:0"]
+    capture._stream.cache_clear()
 
-    class Graph:
-        def replay(self) -> None:
-            told.append("replay")
 
-    class Scope:
-        def __init__(self, what: Any) -> None:
-            self.name = what if isinstance(what, str) else type(what).__name__
-
-        def __enter__(self) -> None:
-            told.append(f"enter {self.name}")
-
-        def __exit__(self, *_: Any) -> None:
-            told.append(f"leave {self.name}")
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "device", Scope)
-    monkeypatch.setattr(torch.cuda, "graph", Scope)
-    replay = capture._on_cuda("cuda:1", lambda: told.append("work"))
-    around = ["enter cuda:1", "enter Graph", "work", "leave Graph", "leave cuda:1"]
-    assert told == around
-    replay()
-    assert told[len(around) :] == ["enter cuda:1", "replay", "leave cuda:1"]
+def test_a_capture_that_fails_leaves_the_thread_on_its_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = Told(monkeypatch, fails=True)
+    with pytest.raises(RuntimeError, match=r"previous error during capture"):
+        capture._on_cuda("cuda:0", lambda: None)
+    assert told.events[-2:] == ["leave stream 1", "leave device cuda:0"]
+    capture._stream.cache_clear()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cna
 import pytest
 import torch
+from cna.hosts.capture import allow_capture
 from conftest import FAMILIES, PROMPTS, hf_record, make_hf, make_tokenizer, oracle_top_k
 
 pytestmark = pytest.mark.cuda
@@ -57,6 +59,33 @@ def test_captured_steps_answer_as_launched_ones(family: str, exports: Any) -> No
             m.generate(ids, max_new_tokens=24, **settings) for m in (launched, captured, captured)
         ]
         assert answers[0] == answers[1] == answers[2]
+
+
+def test_models_capture_beside_models_that_launch(exports: Any) -> None:
+    """In four threads: nobody's capture is broken by what another asks of the device."""
+    ids = cna.load(exports("llama"), device="cpu").tokenize(PROMPTS)
+    models = [cna.load(exports("llama"), device="cuda", capture=i % 2 == 0) for i in range(4)]
+    alone = models[1].generate(ids, max_new_tokens=24)
+    with ThreadPoolExecutor(4) as pool:
+        for answers in pool.map(lambda m: m.generate(ids, max_new_tokens=24), models * 3):
+            assert answers == alone
+
+
+def test_ctrl_c_in_a_capture_is_a_keyboard_interrupt(exports: Any) -> None:
+    model = cna.load(exports("llama"), device="cuda", capture=True)
+    ids = model.tokenize(PROMPTS)
+    plain = model.generate(ids, max_new_tokens=8)
+
+    def stopped(device: str, work: Any) -> Any:
+        raise KeyboardInterrupt
+
+    cna._core.set_capture("cuda", stopped)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(ids, max_new_tokens=8)
+    finally:
+        allow_capture()
+    assert model.generate(ids, max_new_tokens=8) == plain
 
 
 def test_a_model_moves_there_and_back(exports: Any) -> None:

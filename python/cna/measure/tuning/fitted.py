@@ -71,7 +71,8 @@ class Fitted:
         """Every neuron's contribution, float64 [n_layers, width]; ValueError without weights."""
         if self._parts is None:
             raise ValueError(
-                f"contributions: expected a host that knows its weights; {self.without_weights}"
+                "contributions: expected a host that knows its weights, got one without; "
+                f"{self.without_weights}"
             )
         return self._parts.score(penalty)
 
