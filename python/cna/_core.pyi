@@ -308,7 +308,7 @@ class Model:
     @staticmethod
     def live(info: dict, forward: collections.abc.Callable, move: collections.abc.Callable, weights: tuple[collections.abc.Callable, collections.abc.Callable] | None = None) -> Model:
         """
-        A model that Python runs: forward(ids, mask, positions, keep, cache, taps) -> logits.
+        A model that Python runs: forward(ids, mask, positions, keep, places, cache, taps) -> logits [rows, k, vocab]. ids and positions int64 [rows, new]; mask int64 [rows, places]; keep int64 [k], of the new tokens; places int64 [new], of the new keys and values in the cache's buffers [rows, heads, places, dim], keys and values of each layer in turn.
         """
     @staticmethod
     def load(path: os.PathLike | str | bytes, pattern: str = '', device: str = 'cpu', verify: bool = True, fuse: bool = True, bf16: bool = False, capture: bool = False) -> Model:
@@ -655,7 +655,7 @@ def random_like(circuit: Circuit, seed: typing.SupportsInt | typing.SupportsInde
     """
 def set_capture(device_type: str, capture: collections.abc.Callable | None) -> None:
     """
-    How work is captured on devices of this type: capture(device, work) calls work() once and returns what replays it. None: as torch does it, if it does.
+    How work is captured on devices of this type: capture(device, work) calls work() once and returns what replays it, a function without arguments; what it raises ends the run. One capture is under way at a time. None: as torch does it, if it does.
     """
 def universal_threshold(prompts: typing.SupportsInt | typing.SupportsIndex, share: typing.SupportsFloat | typing.SupportsIndex = 0.8) -> int:
     """

@@ -20,13 +20,13 @@ struct GenerateOptions {
   int64_t top_k = 0;         ///< 0: all tokens
   double top_p = 1.0;        ///< 1: all tokens
   uint64_t seed = 0;         ///< each prompt draws from its own stream: seed and prompt number
-  int64_t first_prompt = 0;  ///< number of the first prompt, where these are a part of a list
   std::vector<int64_t> eos_ids = {};  ///< empty: the model's own
   bool ignore_eos = false;            ///< always generate max_new_tokens
   /// Called with each token of an answer as it is written; what it throws ends the run.
   std::function<void(int64_t prompt, int64_t token)> on_token = {};
   /// Called with each answer as it is finished; what it throws ends the run.
   std::function<void(int64_t prompt, const TokenIds& answer)> on_answer = {};
+  int64_t first_prompt = 0;  ///< number of the first prompt, where these are a part of a list
 };
 
 class Watch;
