@@ -2,8 +2,8 @@
 ///
 /// Step: [rows, new] tokens enter; keys and values of [rows, places] tokens lie in buffers, into
 /// which the host writes those of the new ones at the places given, and the host returns logits
-/// [rows, k, vocab] at the k positions asked for (step.hpp). Hosts: TorchScript archives, AOTInductor packages, and
-/// live modules (live.hpp).
+/// [rows, k, vocab] at the k positions asked for (step.hpp). Hosts: TorchScript archives,
+/// AOTInductor packages, and live modules (live.hpp).
 #pragma once
 
 #include <filesystem>
