@@ -71,6 +71,10 @@ AOTI_ON_PUSH = ("llama",)
 
 # transformers 5.0, the oldest that is taken, lacks or breaks some of what later releases have.
 RECENT = Version(transformers.__version__) >= Version("5.23")
+MULTIPLIES_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+needs_bf16 = pytest.mark.skipif(
+    not MULTIPLIES_BF16, reason="no bfloat16 products in this processor"
+)
 needs_recent = pytest.mark.skipif(not RECENT, reason="not in transformers 5.0")
 
 

@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
-# Packages that would choose their own torch, and what only root can do. CUDA: CNA_REQUIRE_CUDA.
-MAY_BE_MISSING = ("no torchao", "no bitsandbytes", "root may write everywhere")
+# Packages that would choose their own torch, what only root can do, and what a processor cannot do.
+# CUDA: CNA_REQUIRE_CUDA.
+MAY_BE_MISSING = (
+    "no torchao",
+    "no bitsandbytes",
+    "root may write everywhere",
+    "no bfloat16 products in this processor",
+)
 
 
 def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -17,7 +17,14 @@ import transformers
 from cna import _core
 from cna.cli import main
 from cna.doctor import Check, check, main_doctor, relative_difference
-from conftest import CHAT_TEMPLATE, FAMILIES, appending_tokenizer, make_hf, make_tokenizer
+from conftest import (
+    CHAT_TEMPLATE,
+    FAMILIES,
+    appending_tokenizer,
+    make_hf,
+    make_tokenizer,
+    needs_bf16,
+)
 
 NAMES = [
     "archive is as exported",
@@ -266,9 +273,7 @@ def test_products_in_bf16_have_the_limit_of_what_they_round(exported: Path) -> N
     )
 
 
-@pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no bfloat16 products here"
-)
+@needs_bf16
 def test_a_model_in_bf16_is_healthy(exported: Path) -> None:
     assert failures(check(cna.load(exported, precision="bf16"))) == set()
 

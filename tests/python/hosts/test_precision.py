@@ -11,11 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cna.cli import main
-from conftest import PROMPTS, layers_of, make_hf, random_ids
+from conftest import MULTIPLIES_BF16, PROMPTS, layers_of, make_hf, needs_bf16, random_ids
 
 IDS = random_ids([3, 7, 7, 12, 30], seed=5)
-SUPPORTED = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-needs_bf16 = pytest.mark.skipif(not SUPPORTED, reason="no bfloat16 products in this processor")
 
 
 def rounding(hf: torch.nn.Module) -> torch.nn.Module:
@@ -88,7 +86,7 @@ def test_what_has_no_such_products_is_refused(exports: Any) -> None:
         cna.load(folder, precision="bf16", fuse=False)
     with pytest.raises(ValueError, match=r"^load: expected a float32 export .*got BFloat16 on cpu"):
         cna.load(exports("llama", torch.bfloat16), precision="bf16")
-    if SUPPORTED:
+    if MULTIPLIES_BF16:
         with pytest.raises(
             ValueError, match=r"^to: expected a CPU for a model with products in bf"
         ):

@@ -114,7 +114,11 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_one_process_finds_what_discover_finds(tiny: cna.Model, one_process: cna.Circuit) -> None:
-    same_circuit(one_process, cna.discover(tiny, POSITIVE, NEGATIVE, k=12, progress=False))
+    """Chunks are other batches than those of one run: float32 products round otherwise (with AVX2 the
+    largest delta differs by 1.03e-6).
+    """
+    whole = cna.discover(tiny, POSITIVE, NEGATIVE, k=12, progress=False)
+    same_circuit(one_process, whole, tolerance=4e-6)
 
 
 @pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.nightly), 4])
