@@ -177,8 +177,7 @@ py::class_<Model> bind_host(py::module_& m) {
           },
           py::arg("info"), py::arg("forward"), py::arg("move"), py::arg("weights") = py::none(),
           "A model that Python runs: forward(ids, mask, positions, keep, places, cache, taps) -> "
-          "logits [rows, k, vocab]. ids and positions int64 [rows, new]; mask int64 [rows, "
-          "places]; "
+          "logits [rows, k, vocab]. ids, positions int64 [rows, new]; mask int64 [rows, places]; "
           "keep int64 [k], of the new tokens; places int64 [new], of the new keys and values in "
           "the cache's buffers [rows, heads, places, dim], keys and values of each layer in turn.")
       .def(

@@ -308,7 +308,7 @@ class Model:
     @staticmethod
     def live(info: dict, forward: collections.abc.Callable, move: collections.abc.Callable, weights: tuple[collections.abc.Callable, collections.abc.Callable] | None = None) -> Model:
         """
-        A model that Python runs: forward(ids, mask, positions, keep, places, cache, taps) -> logits [rows, k, vocab]. ids and positions int64 [rows, new]; mask int64 [rows, places]; keep int64 [k], of the new tokens; places int64 [new], of the new keys and values in the cache's buffers [rows, heads, places, dim], keys and values of each layer in turn.
+        A model that Python runs: forward(ids, mask, positions, keep, places, cache, taps) -> logits [rows, k, vocab]. ids, positions int64 [rows, new]; mask int64 [rows, places]; keep int64 [k], of the new tokens; places int64 [new], of the new keys and values in the cache's buffers [rows, heads, places, dim], keys and values of each layer in turn.
         """
     @staticmethod
     def load(path: os.PathLike | str | bytes, pattern: str = '', device: str = 'cpu', verify: bool = True, fuse: bool = True, bf16: bool = False, capture: bool = False) -> Model:

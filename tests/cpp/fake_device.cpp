@@ -79,9 +79,9 @@ class Memory {
     ::mprotect(data, block->second.size, PROT_NONE);
   }
 
-  void fail(int64_t n) {
+  int64_t fail(int64_t n) {
     const std::lock_guard lock(mutex_);
-    failing_ = n;
+    return std::exchange(failing_, n);
   }
 
   int64_t bytes(c10::DeviceIndex device) {
@@ -573,7 +573,7 @@ FakeCounts operator-(FakeCounts after, const FakeCounts& before) {
 
 FakeCounts fake_counts() { return memory().counts(); }
 void set_current_fake(c10::DeviceIndex index) { FakeGuard().setDevice(fake(index)); }
-void fail_fake_allocation(int64_t n) { memory().fail(n); }
+int64_t fail_fake_allocation(int64_t n) { return memory().fail(n); }
 int64_t fake_bytes(c10::DeviceIndex index) { return memory().bytes(index); }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {

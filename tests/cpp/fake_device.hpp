@@ -64,8 +64,9 @@ template <class Call>
 /// Sets the calling thread's current device.
 void set_current_fake(c10::DeviceIndex index);
 
-/// The n-th allocation from now on, of any thread, fails as a full device does; 0: none.
-void fail_fake_allocation(int64_t n);
+/// The n-th allocation from now on, of any thread, fails as a full device does; 0: none. Returns
+/// how many were left to the one asked for before; 0: it has failed, or none was.
+int64_t fail_fake_allocation(int64_t n);
 
 /// Bytes of live tensors on a device.
 [[nodiscard]] int64_t fake_bytes(c10::DeviceIndex index);

@@ -34,40 +34,40 @@ def test_a_bare_file_captures_nothing(exports: Any) -> None:
 
 
 class Told:
-    """Stands for torch.cuda where no GPU is: what is entered and left, with the stream."""
+    """Stands for torch.cuda where no GPU is: what is entered and left, and the streams made."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: bool = False) -> None:
         self.events: list[str] = []
-        told, monkey = self, monkeypatch
-
-        class Graph:
-            def replay(self) -> None:
-                told.events.append("replay")
-
-        @contextmanager
-        def scope(name: str, fails: bool = False) -> Iterator[None]:
-            told.events.append(f"enter {name}")
-            try:
-                yield
-            finally:
-                told.events.append(f"leave {name}")
-                if fails:  # as torch does where the capture was broken
-                    raise RuntimeError("operation failed due to a previous error during capture")
-
-        def graph(graph: Graph, *, stream: str, capture_error_mode: str) -> Any:
-            return scope(f"graph on {stream}, {capture_error_mode}", fails)
-
-        monkey.setattr(torch.cuda, "CUDAGraph", Graph)
-        monkey.setattr(torch.cuda, "Stream", lambda device: f"stream {len(self.made(device))}")
-        monkey.setattr(torch.cuda, "device", lambda device: scope(f"device {device}"))
-        monkey.setattr(torch.cuda, "stream", scope)
-        monkey.setattr(torch.cuda, "graph", graph)
-        self.streams: list[str] = []
+        self.streams: list[str] = []  # the device of each
+        self.fails = fails  # as torch does where the capture was broken
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(torch.cuda, "Stream", self.make_stream)
+        monkeypatch.setattr(torch.cuda, "device", lambda device: self.scope(f"device {device}"))
+        monkeypatch.setattr(torch.cuda, "stream", self.scope)
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
         capture._stream.cache_clear()
 
-    def made(self, device: str) -> list[str]:
+    def make_stream(self, device: str) -> str:
         self.streams.append(device)
-        return self.streams
+        return f"stream {len(self.streams)}"
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        self.events.append(f"enter {name}")
+        try:
+            yield
+        finally:
+            self.events.append(f"leave {name}")
+
+    @contextmanager
+    def graph(self, graph: Any, *, stream: str, capture_error_mode: str) -> Iterator[None]:
+        with self.scope(f"graph on {stream}, {capture_error_mode}"):
+            yield
+            if self.fails:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    def replay(self) -> None:
+        self.events.append("replay")
 
 
 def test_on_cuda_torchs_graph_is_captured_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
