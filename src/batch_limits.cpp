@@ -20,7 +20,7 @@ constexpr BatchCost kCpu{48, 640};
 /// and 96 calls), while the device works through about 3e14 operations a second, two for each
 /// weight and token. So a layer of w weights costs 170e-6 * 3e14 / (2 w) tokens, and reading the
 /// weights about 100 more. SmolLM2-135M: some 6,500; a model of 8 billion: some 200.
-/// Estimated; the host of an H200 took 360 us a layer, so larger batches might do better there.
+/// Estimated; hosts of two H200 took 360 to 700 us a layer: larger batches might do better there.
 BatchCost accelerator(const ModelInfo& model) {
   constexpr double launches = 170e-6 * 3e14 / 2.0;
   constexpr int64_t reading = 100;
