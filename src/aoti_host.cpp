@@ -182,6 +182,11 @@ std::unique_ptr<Host> open_aoti(const std::filesystem::path& folder, const HostO
         "load: expected a TorchScript export for products in bfloat16, got a compiled package; "
         "export "
         "it with format torchscript, or compile it in bfloat16");
+  if (options.products)
+    throw_value_error(
+        "load: expected a TorchScript export for a form of its products, got a compiled package; "
+        "leave "
+        "the form open");
   if (options.capture)
     throw_value_error(
         "load: expected a TorchScript export, to capture its steps, got a compiled package; export "

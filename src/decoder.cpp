@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "cna/torch/tap.hpp"
+#include "give_back.hpp"
 #include "step_error.hpp"
 
 namespace cna {
@@ -122,6 +123,8 @@ at::Tensor Decoder::decode() {
 void Decoder::launch() {
   const bool whole = !run_.info().has_cache();  // every step reads the prompts again
   const at::Tensor logits = prefilled_ && !whole ? decode() : prefill();
+  // The activations of prompts, before keys and values of answers take as much again.
+  if (!prefilled_ && run_.info().device.is_cpu()) give_back_freed();
   prefilled_ = true;
   chosen_ = sampler_.next(logits).to(ids_.device());
   unread_.emplace_back(chosen_);

@@ -1,11 +1,12 @@
 #include "fuse.hpp"
 
+#include <ATen/ATen.h>
 #include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/common_subexpression_elimination.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/lower_tuples.h>
 
 #include <map>
-#include <optional>
 #include <set>
 #include <utility>
 
@@ -14,6 +15,8 @@
 #include "graph_walk.hpp"
 #include "linears.hpp"
 #include "packed.hpp"
+#include "product_form.hpp"
+#include "products.hpp"
 
 namespace cna {
 namespace {
@@ -23,106 +26,139 @@ namespace jit = ::torch::jit;
 /// Root attributes of weights that something else reads too, such as a head tied to the embedding.
 constexpr const char* kPackedCopy = "cna_packed_";
 
-/// A linear layer of the graph: x times the weight [out, in], or [in, out] where `turned`, plus a
-/// bias.
-struct Product {
-  jit::Value *x, *weight, *bias;
-  std::string path;  // of the weight
-  bool turned;
+/// Where a layer stands that is joined with others.
+struct Place {
+  const Joined* all;
+  int64_t first, size;  // its features among theirs
 };
 
-bool is_one(const jit::Value* value) {
-  const auto constant = jit::toIValue(value);
-  return constant && constant->isScalar() && constant->toScalar().toDouble() == 1.0;
+/// By the path of each layer's weight.
+std::map<std::string, Place> places_of(const std::vector<Joined>& groups) {
+  std::map<std::string, Place> out;
+  for (const Joined& group : groups) {
+    int64_t first = 0;
+    for (size_t i = 0; i < group.paths.size(); first += group.sizes[i++])
+      out[group.paths[i]] = {&group, first, group.sizes[i]};
+  }
+  return out;
 }
 
-/// Which input of a node is a layer's weight; 0: it is no linear layer.
-size_t weight_slot(const jit::Node* node) {
-  if (node->kind() == c10::aten::linear) return 1;
-  return node->kind() == c10::aten::addmm && is_one(node->inputs()[3]) && is_one(node->inputs()[4])
-             ? 2
-             : 0;
-}
-
-std::optional<Product> product_of(const jit::Module& module, jit::Node* node) {
-  const size_t slot = weight_slot(node);
-  const auto path = slot ? attribute_path(node->input(slot)) : std::nullopt;
-  if (!path) return std::nullopt;
-  if (slot == 1) return Product{node->input(0), node->input(1), node->input(2), *path, false};
-  const auto bias = attribute_path(node->input(0));  // GPT-2's: bias + x * weight
-  if (!bias || attribute(module, *bias).dim() != 1) return std::nullopt;
-  return Product{node->input(1), node->input(2), node->input(0), *path, true};
-}
-
-/// Where the weights of linear layers lie in memory, less those that anything else reads.
-std::set<const void*> read_by_products_only(const jit::Module& module, jit::Graph& graph) {
-  std::set<const void*> products, others;
-  each_node(graph.block(), [&](jit::Node* node) {
-    if (node->kind() != c10::prim::GetAttr ||
-        !node->output()->type()->isSubtypeOf(*c10::TensorType::get()))
-      return;
-    const auto path = attribute_path(node->output());
-    const at::Tensor tensor = path ? attribute(module, *path) : at::Tensor();
-    if (!tensor.defined() || !tensor.has_storage()) return;
-    for (const jit::Use& use : node->output()->uses())
-      (product_of(module, use.user) && use.offset == weight_slot(use.user) ? products : others)
-          .insert(tensor.const_data_ptr());
-  });
-  for (const void* place : others) products.erase(place);
-  return products;
+/// Puts one packed weight where the first of joined layers has its own, and none for the others.
+void pack_joined(const jit::Module& module, const std::vector<Joined>& groups,
+                 const std::map<std::string, Place>& places, Precision precision, Fused& fused) {
+  for (const Joined& group : groups) {
+    std::vector<at::Tensor> weights;
+    for (const std::string& path : group.paths) weights.push_back(attribute(module, path));
+    const at::Tensor whole = pack(at::cat(weights), precision);
+    weights.clear();
+    for (const std::string& path : group.paths) {
+      const at::Tensor stands = path == group.paths[0] ? whole : at::empty({0});
+      fused.parts[stands.unsafeGetTensorImpl()] = {whole, places.at(path).first,
+                                                   places.at(path).size};
+      set_attribute(module, path, stands);
+    }
+    if ((&group - groups.data()) % 8 == 7) give_back_freed();
+  }
 }
 
 /// Packs the weights of a graph's products, but those that something else reads: they get copies,
 /// made later. By path: the attribute that holds the packed weight.
 std::map<std::string, std::string> pack_weights(jit::Module& module, jit::Graph& graph,
+                                                const std::map<std::string, Place>& joined,
+                                                const std::set<const void*>& alone,
                                                 Precision precision, Fused& fused) {
-  const std::set<const void*> alone = read_by_products_only(module, graph);
   std::map<std::string, std::string> out;
   std::map<std::pair<const void*, bool>, at::Tensor> packed;  // one that two paths share: once
-  each_node(graph.block(), [&](jit::Node* node) {
-    const auto product = product_of(module, node);
-    if (!product || out.contains(product->path)) return;
-    const at::Tensor weight = attribute(module, product->path);
-    if (!can_pack(weight)) return;
+  for (const Product& product : products_of(module, graph)) {
+    if (out.contains(product.path) || joined.contains(product.path)) continue;
+    const at::Tensor weight = attribute(module, product.path);
+    if (!can_pack(weight)) continue;
     const void* place = weight.const_data_ptr();
     if (!alone.contains(place)) {
       const std::string name = kPackedCopy + std::to_string(out.size());
       const at::Tensor none = at::empty({0});
       if (!module.hasattr(name)) module.register_attribute(name, c10::TensorType::get(), none);
       set_attribute(module, name, none);
-      fused.copies.push_back({product->path, name, product->turned});
-      out[product->path] = name;
-      return;
+      fused.copies.push_back({product.path, name, product.turned});
+      out[product.path] = name;
+      continue;
     }
-    at::Tensor& copy = packed[{place, product->turned}];
-    if (!copy.defined()) copy = pack(product->turned ? weight.t() : weight, precision);
-    out[product->path] = product->path;
-    if (product->turned) fused.turned.insert(copy.unsafeGetTensorImpl());
-    set_attribute(module, product->path, copy);  // at once: one plain weight less for each packed
+    at::Tensor& copy = packed[{place, product.turned}];
+    if (!copy.defined()) copy = pack(product.turned ? weight.t() : weight, precision);
+    out[product.path] = product.path;
+    if (product.turned) fused.turned.insert(copy.unsafeGetTensorImpl());
+    set_attribute(module, product.path, copy);  // at once: one plain weight less for each packed
     if (out.size() % 16 == 0) give_back_freed();
-  });
+  }
   give_back_freed();
   return out;
 }
 
+/// An attribute of the module, read where the graph stands.
+jit::Value* read(jit::Graph& graph, const std::string& path) {
+  jit::Value* value = graph.inputs()[0];
+  for (size_t from = 0, dot = 0; dot != std::string::npos; from = dot + 1) {
+    dot = path.find('.', from);
+    value = graph.insertGetAttr(value, path.substr(from, dot - from));
+  }
+  value->setType(c10::TensorType::get());
+  return value;
+}
+
+void replace(const Product& product, jit::Node* by) {
+  product.node->output()->replaceAllUsesWith(by->output());
+  product.node->destroy();
+}
+
 void use_packed(const jit::Module& module, jit::Graph& graph,
                 const std::map<std::string, std::string>& names) {
-  each_node(graph.block(), [&](jit::Node* node) {
-    const auto from = product_of(module, node);
-    if (!from || !names.contains(from->path)) return;
-    const std::string& name = names.at(from->path);
-    jit::WithInsertPoint point(node);
-    jit::Value* weight = from->weight;
-    if (name != from->path) {
-      weight = graph.insertGetAttr(graph.inputs()[0], name);
-      weight->setType(c10::TensorType::get());
+  each_product(module, graph, [&](const Product& from) {
+    if (!names.contains(from.path)) return;
+    const jit::WithInsertPoint point(from.node);
+    const std::string& name = names.at(from.path);
+    jit::Value* weight = name == from.path ? from.weight : read(graph, name);
+    replace(from, insert_node(graph, "cna::packed_linear", {from.x, weight, from.bias}, from.node));
+  });
+}
+
+/// One product for each group of joined layers, and views of it.
+void use_joined(const jit::Module& module, jit::Graph& graph,
+                const std::map<std::string, Place>& places) {
+  std::map<const Joined*, jit::Value*> made;
+  each_product(module, graph, [&](const Product& from) {
+    const auto found = places.find(from.path);
+    if (found == places.end()) return;
+    const Place& place = found->second;
+    const jit::WithInsertPoint point(from.node);
+    jit::Value*& whole = made[place.all];
+    if (!whole) {
+      const at::Tensor& bias = place.all->bias;
+      jit::Value* weight = read(graph, place.all->paths[0]);
+      jit::Value* added =
+          graph.insertConstant(bias.defined() ? c10::IValue(bias) : c10::IValue());  // None
+      whole =
+          insert_node(graph, "cna::packed_linear", {from.x, weight, added}, from.node)->output();
     }
-    jit::Node* product = graph.create(c10::Symbol::fromQualString("cna::packed_linear"),
-                                      {from->x, weight, from->bias}, 1);
-    product->output()->setType(c10::TensorType::get());
-    product->insertBefore(node);
-    node->output()->replaceAllUsesWith(product->output());
-    node->destroy();
+    jit::Value* mine = graph.insert(c10::aten::narrow, {whole, -1, place.first, place.size});
+    // Its features lie apart from the next token's: what cannot be a view is copied. The
+    // old one goes with what is dead: it may be where the walk stands next.
+    for (const jit::Use& use : std::vector<jit::Use>(from.node->output()->uses())) {
+      if (use.user->kind() != c10::aten::view) continue;
+      jit::Node* node = insert_node(graph, "aten::reshape", use.user->inputs(), use.user);
+      use.user->output()->replaceAllUsesWith(node->output());
+    }
+    replace(from, mine->node());
+  });
+}
+
+void use_weights_first(const jit::Module& module, jit::Graph& graph) {
+  each_product(module, graph, [&](const Product& from) {
+    if (!has_form(ProductForm::weights_first, attribute(module, from.path))) return;
+    const jit::WithInsertPoint point(from.node);
+    jit::Value* weight =
+        from.turned ? graph.insert(c10::aten::t, {from.weight}) : from.weight;  // [out, in]
+    replace(from, insert_node(graph, "cna::weights_first_linear", {from.x, weight, from.bias},
+                              from.node));
   });
 }
 
@@ -136,12 +172,37 @@ void fuse_chains(jit::Graph& graph) {
 
 }  // namespace
 
-Fused fuse(jit::Module& module, const Grafted& graph, Precision precision) {
+ProductForm fastest_form(const jit::Module& module, const Grafted& graph) {
+  std::vector<at::Tensor> weights;
+  for (const Product& product : products_of(module, *graph.forward)) {
+    const at::Tensor weight = attribute(module, product.path);
+    if (has_form(ProductForm::weights_first, weight))
+      weights.push_back(product.turned ? weight.t() : weight);
+  }
+  return fastest_form(weights);
+}
+
+Fused fuse(jit::Module& module, const Grafted& graph, Precision precision, ProductForm form) {
   Fused out{graph.forward->copy(), graph.record->copy()};
-  std::map<std::string, std::string> names = pack_weights(module, *out.forward, precision, out);
-  for (jit::Graph* part : {out.forward.get(), out.record.get()}) {
+  std::map<std::string, std::string> names;
+  std::vector<Joined> groups;
+  std::map<std::string, Place> places;
+  for (const auto& part : {out.forward, out.record}) {
     jit::LowerSimpleTuples(part->block());
+    jit::EliminateDeadCode(part->block());  // what lies in a tuple counts as written to
+    jit::EliminateCommonSubexpression(part);
+  }
+  if (form == ProductForm::packed) {
+    const std::set<const void*> alone = read_by_products_only(module, *out.forward);
+    groups = joinable(module, out.forward, alone);
+    places = places_of(groups);
+    pack_joined(module, groups, places, precision, out);
+    names = pack_weights(module, *out.forward, places, alone, precision, out);
+  }
+  for (const auto& part : {out.forward, out.record}) {
+    use_joined(module, *part, places);
     use_packed(module, *part, names);
+    if (form == ProductForm::weights_first) use_weights_first(module, *part);
     for (const PackedCopy& copy : out.copies) names.erase(copy.path);  // a recording needs none
     if (graph.dtype == at::kFloat) fuse_chains(*part);
     jit::EliminateDeadCode(part->block());

@@ -1,12 +1,15 @@
 /// Rewrites a grafted graph so that a CPU runs it faster. Private to the library.
 ///
-/// A linear layer's weight is packed (packed.hpp), and the plain copy dropped where nothing else
-/// reads it; chains of small operators become one (fuse_chains.hpp). Products and norms change in
-/// their last bits; HostOptions::fuse switches all of it off.
+/// Linear layers multiply in the form that is fastest here (product_form.hpp): their weights are
+/// packed, and the plain copies dropped where nothing else reads them, or read first. Packed layers
+/// that read the same become one (products.hpp), equal parts of the graph are computed once, chains
+/// of small operators become one (fuse_chains.hpp). ProductForm and norms change in their last
+/// bits; HostOptions::fuse switches all of it off.
 #pragma once
 
 #include <torch/script.h>
 
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -25,17 +28,28 @@ struct PackedCopy {
   bool turned;       ///< the weight is [in, out]
 };
 
+/// The weight of a layer that was joined with others.
+struct Part {
+  at::Tensor whole;     ///< the packed weight of all
+  int64_t first, size;  ///< its features among theirs
+};
+
 /// Graphs that run in place of the grafted ones.
 struct Fused {
   std::shared_ptr<::torch::jit::Graph> forward, record;
   /// Packed weights that the module has as [in, out].
   std::set<const c10::TensorImpl*> turned = {};
   std::vector<PackedCopy> copies = {};  ///< that `forward` needs
+  /// By the tensor that stands where the weight stood.
+  std::map<const c10::TensorImpl*, Part> parts = {};
 };
 
-/// Rewritten copies of both graphs; weights of `module` are packed in place. A model whose weights
-/// cannot be packed keeps its graphs.
-[[nodiscard]] Fused fuse(::torch::jit::Module& module, const Grafted& graph, Precision precision);
+/// The form that this machine multiplies by the weights of a graph in, by measurement.
+[[nodiscard]] ProductForm fastest_form(const ::torch::jit::Module& module, const Grafted& graph);
+
+/// Rewritten copies of both graphs; weights of `module` are packed in place, those that can be.
+[[nodiscard]] Fused fuse(::torch::jit::Module& module, const Grafted& graph, Precision precision,
+                         ProductForm form);
 
 /// Fills the attribute of a copy.
 void make(const PackedCopy& copy, const ::torch::jit::Module& module, Precision precision);

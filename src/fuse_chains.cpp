@@ -44,10 +44,7 @@ bool is_last_dim(const jit::Value* dims) {
 /// Puts a new operator where `node` stands, for all who read it.
 void replace(jit::Graph& graph, jit::Node* node, const char* name,
              std::initializer_list<jit::Value*> inputs) {
-  jit::Node* made = graph.create(c10::Symbol::fromQualString(name), inputs, 1);
-  made->output()->setType(c10::TensorType::get());
-  made->insertBefore(node);
-  node->output()->replaceAllUsesWith(made->output());
+  node->output()->replaceAllUsesWith(insert_node(graph, name, inputs, node)->output());
 }
 
 /// A value behind casts to float32, which do nothing in a graph of float32.
@@ -126,13 +123,9 @@ bool is_repeated(jit::Value* value, const jit::Value* whole_heads) {
 bool read_once(const jit::Value* value) { return value->uses().size() == 1; }
 
 /// The same operator on the memory of its first input.
-jit::Node* in_place(jit::Graph& graph, jit::Node* node, c10::Symbol kind) {
-  jit::Node* made = graph.create(kind, node->inputs(), 1);
-  made->output()->setType(c10::TensorType::get());
-  made->insertBefore(node);
-  node->output()->replaceAllUsesWith(made->output());
+void in_place(jit::Graph& graph, jit::Node* node, const char* name) {
+  node->output()->replaceAllUsesWith(insert_node(graph, name, node->inputs(), node)->output());
   node->destroy();
-  return made;
 }
 
 }  // namespace
@@ -196,7 +189,8 @@ void fuse_attention(jit::Graph& graph) {
 }
 
 void activate_in_place(jit::Graph& graph) {
-  const auto product = c10::Symbol::fromQualString("cna::packed_linear");
+  const auto packed = c10::Symbol::fromQualString("cna::packed_linear");
+  const auto weights_first = c10::Symbol::fromQualString("cna::weights_first_linear");
   std::vector<std::pair<jit::Node*, jit::Node*>> found;  // a gate's SiLU and its product
   each_node(graph.block(), [&](jit::Node* node) {
     if (node->kind() != c10::aten::silu || !read_once(node->input(0)) || !read_once(node->output()))
@@ -204,13 +198,13 @@ void activate_in_place(jit::Graph& graph) {
     jit::Node* user = node->output()->uses()[0].user;
     const auto kind = node->input(0)->node()->kind();
     if (user->kind() != c10::aten::mul || user->input(0) != node->output() ||
-        (kind != product && kind != c10::aten::linear))
+        (kind != packed && kind != weights_first && kind != c10::aten::linear))
       return;
     found.emplace_back(node, user);
   });
   for (const auto& [silu, times] : found) {
-    in_place(graph, silu, c10::aten::silu_);
-    in_place(graph, times, c10::aten::mul_);
+    in_place(graph, silu, "aten::silu_");
+    in_place(graph, times, "aten::mul_");
   }
 }
 

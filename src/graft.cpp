@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cna/error.hpp"
+#include "graph_walk.hpp"
 #include "linears.hpp"
 #include "taps_handle.hpp"
 
@@ -27,14 +28,6 @@ constexpr const char* kTapPart = "cna::tap_part";
 bool is_tap(const jit::Node* node) {
   return node->kind() == c10::Symbol::fromQualString(kTap) ||
          node->kind() == c10::Symbol::fromQualString(kTapPart);
-}
-
-jit::Node* insert_node(jit::Graph& graph, const char* kind, std::vector<jit::Value*> inputs,
-                       jit::Node* before) {
-  jit::Node* node = graph.create(c10::Symbol::fromQualString(kind), inputs, 1);
-  node->output()->setType(c10::TensorType::get());
-  node->insertBefore(before);
-  return node;
 }
 
 jit::Node* insert_tap(jit::Graph& graph, jit::Value* value, jit::Value* taps, int64_t slot,

@@ -1,4 +1,5 @@
-/// Walks the nodes of a TorchScript graph, those of control flow included. Private to the library.
+/// Walks the nodes of a TorchScript graph, those of control flow included, and puts others among
+/// them. Private to the library.
 #pragma once
 
 #include <torch/csrc/jit/ir/ir.h>
@@ -14,6 +15,16 @@ void each_node(::torch::jit::Block* block, const Visit& visit) {
     for (::torch::jit::Block* inner : node->blocks()) each_node(inner, visit);
     visit(node);
   }
+}
+
+/// A new operator of one tensor in front of a node.
+inline ::torch::jit::Node* insert_node(::torch::jit::Graph& graph, const char* name,
+                                       at::ArrayRef<::torch::jit::Value*> inputs,
+                                       ::torch::jit::Node* before) {
+  ::torch::jit::Node* node = graph.create(c10::Symbol::fromQualString(name), inputs, 1);
+  node->output()->setType(c10::TensorType::get());
+  node->insertBefore(before);
+  return node;
 }
 
 }  // namespace cna

@@ -11,6 +11,9 @@ namespace cna {
 /// @throws ValueError where products in bfloat16 are asked of a graph, device or processor without.
 void require_precision(const HostOptions& options, c10::ScalarType dtype);
 
+/// @throws ValueError where a form of products is asked of a graph, device or torch without.
+void require_products(const HostOptions& options, c10::ScalarType dtype);
+
 /// @throws ValueError where captured steps are asked of a bare file, an export whose buffers take
 /// no
 ///         room, or a device that captures nothing.

@@ -33,7 +33,8 @@ at::Tensor with_whole_rows(const at::Tensor& x, int64_t rows) {
   return out;
 }
 
-/// x [..., in] times a packed weight [out, in], plus the bias [out].
+}  // namespace
+
 at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& weight,
                          const std::optional<at::Tensor>& bias) {
   const int64_t in = x.size(-1), rows = in > 0 ? x.numel() / in : 0;
@@ -54,8 +55,6 @@ at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& weight,
                              .to(x.scalar_type());
   return bias ? out + *bias : out;
 }
-
-}  // namespace
 
 bool can_pack(const at::Tensor& weight) {
   static const bool available = at::globalContext().hasMKLDNN() &&

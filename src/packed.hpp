@@ -7,6 +7,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+
 #include "cna/torch/host.hpp"
 
 namespace cna {
@@ -20,6 +22,10 @@ namespace cna {
 
 /// An opaque copy of a weight, [out, in].
 [[nodiscard]] at::Tensor pack(const at::Tensor& weight, Precision precision);
+
+/// x [..., in] times a packed weight [out, in], plus the bias [out].
+[[nodiscard]] at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& weight,
+                                       const std::optional<at::Tensor>& bias);
 
 /// The weight itself in float32, whether it is packed or not; bit for bit as it was, or rounded to
 /// bfloat16 where it was packed so.

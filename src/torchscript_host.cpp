@@ -2,9 +2,9 @@
 #include <torch/csrc/jit/runtime/interpreter.h>
 #include <torch/script.h>
 
+#include <map>
 #include <optional>
 #include <set>
-#include <tuple>
 #include <unordered_map>
 
 #include "archive.hpp"
@@ -12,10 +12,12 @@
 #include "cna/torch/capture.hpp"
 #include "cna/torch/graft.hpp"
 #include "cna/torch/host.hpp"
+#include "forget_methods.hpp"
 #include "fuse.hpp"
 #include "host_options.hpp"
 #include "linears.hpp"
 #include "packed.hpp"
+#include "slots.hpp"
 #include "step_error.hpp"
 #include "taps_handle.hpp"
 
@@ -32,14 +34,16 @@ class TorchScriptHost final : public Host {
         exported_(exported),
         fused_(options.fuse),
         captures_(options.capture),
-        precision_(options.precision) {
+        precision_(options.precision),
+        form_(options.products) {
     handle_ = c10::make_intrusive<TapsHandle>(graph_.shape.layers);
     info_.shape = graph_.shape;
     info_.hidden = graph_.hidden;
     info_.dtype = graph_.dtype;
     info_.neuron_sites = graph_.neuron_sites;
     info_.residual_sites = graph_.residual_sites;
-    compile();
+    forget_methods(module_, *graph_.forward);
+    compile(/*may_fuse=*/options.device.is_cpu());
   }
 
   ModelInfo& editable_info() { return info_; }
@@ -66,6 +70,9 @@ class TorchScriptHost final : public Host {
   [[nodiscard]] Taps& taps() override { return *handle_->taps; }
   [[nodiscard]] at::Tensor weight(const std::string& module) override {
     return plain(attribute(module_, module + ".weight"));
+  }
+  [[nodiscard]] ProductForm products() const override {
+    return info_.device.is_cpu() ? form_.value_or(ProductForm::plain) : ProductForm::plain;
   }
   [[nodiscard]] bool widens() override {
     if (!widens_) widens_ = exported_ && widening_works(*this);
@@ -99,64 +106,70 @@ class TorchScriptHost final : public Host {
           "to: expected a CPU for a model with products in bfloat16, got {}; load it there with "
           "its own precision",
           device.str());
-    // Everything is made anew on the device first, then taken over together.
+    // Everything is made anew on the device first, then taken over together, or put back.
     try {
-      const Weights weights = weights_on(device);
+      const std::vector<Slot> weights = weights_on(device);
       Grafted graph = graph_;
       for (auto* part : {&graph.forward, &graph.record}) {
         *part = (*part)->copy();
         move_constants(**part, device);
       }
-      jit::Code forward(graph.forward, "cna_forward"), record(graph.record, "cna_record");
-      for (const auto& [object, slot, tensor] : weights) object->setSlot(slot, tensor);
-      graph_ = std::move(graph);
-      forward_ = std::move(forward), record_ = std::move(record);
+      const std::vector<Slot> before = slots_of(module_);
+      const c10::Device from = info_.device;
+      put(weights);
+      std::swap(graph_, graph);
       info_.device = device;
-      compile();
+      try {
+        compile(/*may_fuse=*/true);
+      } catch (...) {
+        put(before);
+        std::swap(graph_, graph);
+        info_.device = from;
+        throw;
+      }
     } catch (const std::exception& error) {
       throw_move_error(device, info_.device, error);
     }
   }
 
  private:
-  /// Places in the module's objects and the tensors that belong there.
-  using Weights =
-      std::vector<std::tuple<c10::intrusive_ptr<c10::ivalue::Object>, size_t, at::Tensor>>;
-
-  /// A weight as the module has it, packed or not.
-  [[nodiscard]] at::Tensor plain(const at::Tensor& weight) const {
-    const bool turned = weight.defined() && turned_.contains(weight.unsafeGetTensorImpl());
-    return turned ? unpack(weight).t().contiguous() : unpack(weight);
+  /// The weight that a tensor of the module stands for, packed or joined or itself.
+  [[nodiscard]] at::Tensor plain(const at::Tensor& stands) const {
+    const auto part = parts_.find(stands.unsafeGetTensorImpl());
+    if (part != parts_.end()) {
+      const auto& [whole, first, size] = part->second;
+      return unpack(whole).narrow(0, first, size).clone();
+    }
+    const bool turned = stands.defined() && turned_.contains(stands.unsafeGetTensorImpl());
+    return turned ? unpack(stands).t().contiguous() : unpack(stands);
   }
 
-  void compile() {
-    const bool fused = fused_ && info_.device.is_cpu();
-    const Fused graphs =
-        fused ? fuse(module_, graph_, precision_) : Fused{graph_.forward, graph_.record};
-    turned_ = graphs.turned, copies_ = graphs.copies;
-    forward_ = jit::Code(graphs.forward, "cna_forward");
-    record_ = jit::Code(graphs.record, "cna_record");
+  /// Makes what runs, all of it or nothing.
+  void compile(bool may_fuse) {
+    const bool fused = fused_ && may_fuse && info_.device.is_cpu();
+    if (fused && !form_)
+      form_ = precision_ == Precision::bf16 ? ProductForm::packed : fastest_form(module_, graph_);
+    Fused graphs =
+        fused ? fuse(module_, graph_, precision_, *form_) : Fused{graph_.forward, graph_.record};
+    jit::Code forward(graphs.forward, "cna_forward"), record(graphs.record, "cna_record");
+    forward_ = std::move(forward), record_ = std::move(record);
+    turned_ = std::move(graphs.turned), copies_ = std::move(graphs.copies);
+    parts_ = std::move(graphs.parts);
   }
 
   /// Every tensor of the module on a device; one that two attributes share stays shared.
-  [[nodiscard]] Weights weights_on(c10::Device device) const {
+  [[nodiscard]] std::vector<Slot> weights_on(c10::Device device) const {
     std::unordered_map<at::TensorImpl*, at::Tensor> moved;
-    Weights places;
-    for (const jit::Module& part : module_.modules()) {
-      const auto object = part._ivalue();
-      for (size_t slot = 0; slot < object->slots().size(); ++slot) {
-        if (!object->getSlot(slot).isTensor()) continue;
-        const at::Tensor tensor = object->getSlot(slot).toTensor();
-        if (!tensor.defined()) continue;
-        at::Tensor& to = moved[tensor.unsafeGetTensorImpl()];
-        if (is_packed_copy(object->type()->getAttributeName(slot)))
-          to = at::empty({0});  // made again where it is of use
-        else if (!to.defined())
-          to = plain(tensor).detach().to(device);
-        places.emplace_back(object, slot, to);
-      }
+    std::vector<Slot> out = slots_of(module_);
+    for (Slot& slot : out) {
+      at::Tensor& to = moved[slot.tensor.unsafeGetTensorImpl()];
+      if (is_packed_copy(slot.name()))
+        to = at::empty({0});  // made again where it is of use
+      else if (!to.defined())
+        to = plain(slot.tensor).detach().to(device);
     }
-    return places;
+    for (Slot& slot : out) slot.tensor = moved.at(slot.tensor.unsafeGetTensorImpl());
+    return out;
   }
 
   c10::IValue run(const jit::Code& code, const Step& step) {
@@ -186,10 +199,12 @@ class TorchScriptHost final : public Host {
   Grafted graph_;
   bool exported_, fused_, captures_;
   Precision precision_;
+  std::optional<ProductForm> form_;  // empty until a graph is fused
   c10::intrusive_ptr<TapsHandle> handle_;
   jit::Code forward_, record_;
-  std::set<const c10::TensorImpl*> turned_;  // packed weights whose plain form is [in, out]
-  std::vector<PackedCopy> copies_;           // not made yet
+  std::set<const c10::TensorImpl*> turned_;       // packed weights whose plain form is [in, out]
+  std::vector<PackedCopy> copies_;                // not made yet
+  std::map<const c10::TensorImpl*, Part> parts_;  // by what stands for a joined weight
   std::string unembedding_;
   bool takes_places_ = true;  // else the graph writes the last places
   std::optional<bool> widens_;
@@ -263,6 +278,7 @@ std::unique_ptr<Host> open_torchscript(const std::filesystem::path& path,
   }
   if (exported) graph.shape = manifest.shape;
   require_precision(options, graph.dtype);
+  require_products(options, graph.dtype);
   auto host =
       std::make_unique<TorchScriptHost>(std::move(module), std::move(graph), exported, options);
   host->describe(manifest);

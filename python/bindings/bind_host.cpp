@@ -1,13 +1,28 @@
+#include <array>
 #include <map>
 
 #include "bindings.hpp"
 #include "cna/error.hpp"
-#include "cna/torch/capture.hpp"
 #include "cna/torch/graft.hpp"
 #include "cna/torch/live.hpp"
 
 namespace cna::python {
 namespace {
+
+constexpr std::array<std::pair<const char*, ProductForm>, 3> kProducts{
+    {{"packed", ProductForm::packed},
+     {"weights_first", ProductForm::weights_first},
+     {"plain", ProductForm::plain}}};
+
+/// Empty: measured.
+std::optional<ProductForm> products_from(const std::string& name) {
+  for (const auto& [known, form] : kProducts)
+    if (name == known) return form;
+  if (name.empty()) return std::nullopt;
+  throw_value_error(
+      "load: expected products of packed, weights_first or plain, or none, got '{}'; choose one",
+      name);
+}
 
 /// What a live model's owner says of it.
 ModelInfo info_from(const py::dict& d) {
@@ -73,47 +88,6 @@ std::unique_ptr<Host> live_host(
                                     std::move(known), /*may_widen=*/false);
 }
 
-/// Captured work of Python's: what replays it.
-class CapturedInPython final : public Captured {
- public:
-  explicit CapturedInPython(const py::function& replay) : replay_(kept(replay)) {}
-  void replay() override {
-    py::gil_scoped_acquire gil;
-    (*replay_)();
-  }
-
- private:
-  std::shared_ptr<py::function> replay_;
-};
-
-void capture_from(const std::string& type, const std::optional<py::function>& capture) {
-  const c10::DeviceType device_type = c10::Device(type).type();
-  if (!capture) return set_capture(device_type, {});
-  set_capture(device_type, [f = kept(*capture)](c10::Device device,
-                                                const std::function<void()>& work) {
-    py::gil_scoped_acquire gil;
-    std::exception_ptr stopped;  // of C++: Python would make another of it on the way
-    const py::cpp_function call([&] {
-      py::gil_scoped_release release;
-      try {
-        work();
-      } catch (const py::error_already_set&) {
-        throw;
-      } catch (...) {
-        stopped = std::current_exception();
-        throw;
-      }
-    });
-    try {
-      return std::make_unique<CapturedInPython>(py::cast<py::function>((*f)(device.str(), call)));
-    } catch (const py::error_already_set& error) {
-      if (stopped) std::rethrow_exception(stopped);
-      if (error.matches(PyExc_KeyboardInterrupt)) throw Interrupted("interrupted");
-      throw;
-    }
-  });
-}
-
 }  // namespace
 
 py::class_<Model> bind_host(py::module_& m) {
@@ -159,15 +133,16 @@ py::class_<Model> bind_host(py::module_& m) {
       .def_static(
           "load",
           [](const std::filesystem::path& path, const std::string& pattern,
-             const std::string& device, bool verify, bool fuse, bool bf16, bool capture) {
+             const std::string& device, bool verify, bool fuse, bool bf16, bool capture,
+             const std::string& products) {
             py::gil_scoped_release release;
             const Precision precision = bf16 ? Precision::bf16 : Precision::float32;
-            return Model::load(path,
-                               {pattern, c10::Device(device), verify, fuse, precision, capture});
+            return Model::load(path, {pattern, c10::Device(device), verify, fuse, precision,
+                                      capture, products_from(products)});
           },
           py::arg("path"), py::arg("pattern") = "", py::arg("device") = "cpu",
           py::arg("verify") = true, py::arg("fuse") = true, py::arg("bf16") = false,
-          py::arg("capture") = false,
+          py::arg("capture") = false, py::arg("products") = "",
           "Opens an exported folder, or any traced TorchScript language model.")
       .def_static(
           "live",
@@ -250,13 +225,16 @@ py::class_<Model> bind_host(py::module_& m) {
       .def_property_readonly("has_residual_sites",
                              [](const Model& s) { return s.info().residual_sites; })
       .def_property_readonly(
+          "products",
+          [](Model& s) {
+            for (const auto& [name, form] : kProducts)
+              if (s.host().products() == form) return name;
+            return "plain";
+          },
+          "The form in which it multiplies: packed, weights_first or plain.")
+      .def_property_readonly(
           "captures", [](Model& s) { return s.host().captures(); },
           "Whether steps of one token are captured and replayed.");
-
-  m.def("set_capture", &capture_from, py::arg("device_type"), py::arg("capture"),
-        "How work is captured on devices of this type: capture(device, work) calls work() once and "
-        "returns what replays it, a function without arguments; what it raises ends the run. One "
-        "capture is under way at a time. None: as torch does it, if it does.");
 
   m.def(
       "inspect_archive",

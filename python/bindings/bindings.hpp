@@ -21,6 +21,7 @@ namespace py = pybind11;
 void bind_circuit(py::module_& m);                             // neurons, circuits, their files
 void bind_statistics(py::module_& m);                          // intervals, overlaps, text quality
 void bind_steering(py::module_& m);                            // interventions
+void bind_capture(py::module_& m);                             // who captures steps
 void bind_gate(py::module_& m);                                // gates on prompts
 py::class_<Model> bind_host(py::module_& m);                   // load, live, move; taps
 void bind_record(py::module_& m, py::class_<Model>& model);    // record, contrast, vectors

@@ -36,6 +36,7 @@ PYBIND11_MODULE(_core, m) {
   cna::python::bind_statistics(m);
   cna::python::bind_steering(m);
   auto model = cna::python::bind_host(m);
+  cna::python::bind_capture(m);
   cna::python::bind_record(m, model);
   cna::python::bind_discover(m, model);
   cna::python::bind_gate(m);

@@ -311,7 +311,7 @@ class Model:
         A model that Python runs: forward(ids, mask, positions, keep, places, cache, taps) -> logits [rows, k, vocab]. ids, positions int64 [rows, new]; mask int64 [rows, places]; keep int64 [k], of the new tokens; places int64 [new], of the new keys and values in the cache's buffers [rows, heads, places, dim], keys and values of each layer in turn.
         """
     @staticmethod
-    def load(path: os.PathLike | str | bytes, pattern: str = '', device: str = 'cpu', verify: bool = True, fuse: bool = True, bf16: bool = False, capture: bool = False) -> Model:
+    def load(path: os.PathLike | str | bytes, pattern: str = '', device: str = 'cpu', verify: bool = True, fuse: bool = True, bf16: bool = False, capture: bool = False, products: str = '') -> Model:
         """
         Opens an exported folder, or any traced TorchScript language model.
         """
@@ -445,6 +445,11 @@ class Model:
     @property
     def neuron_sites(self) -> list[str]:
         ...
+    @property
+    def products(self) -> str:
+        """
+        The form in which it multiplies: packed, weights_first or plain.
+        """
     @property
     def shape(self) -> tuple[int, int]:
         """

@@ -8,6 +8,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cna/export.hpp"
@@ -17,6 +18,13 @@
 namespace cna {
 
 class Taps;  // tap.hpp
+
+/// In which form a CPU multiplies by the weights of linear layers; last bits of results differ.
+enum class ProductForm {
+  plain,          ///< as torch's own linear layers do
+  weights_first,  ///< the same weights, as W x^T for fewer than 128 rows
+  packed,         ///< weights in oneDNN's own layout, the plain ones dropped
+};
 
 /// The one interface that the recorder and the generator see.
 class CNA_API Host {
@@ -51,6 +59,9 @@ class CNA_API Host {
   /// kernels whenever their shapes are the same, and the device can.
   [[nodiscard]] virtual bool captures() { return false; }
 
+  /// The form in which it multiplies.
+  [[nodiscard]] virtual ProductForm products() const { return ProductForm::plain; }
+
   [[nodiscard]] const ModelInfo& info() const { return info_; }
 
  protected:
@@ -84,6 +95,9 @@ struct HostOptions {
   /// Capture steps of one token and replay them; of a TorchScript export of version 2, on a device
   /// for which torch or `set_capture` (capture.hpp) says how.
   bool capture = false;
+  /// Of a float32 TorchScript graph on a CPU, with `fuse`. Empty: measured when the file is opened,
+  /// packed unless another form is faster by a quarter.
+  std::optional<ProductForm> products = {};
 };
 
 /// Opens an exported folder of either format, or a bare TorchScript file.

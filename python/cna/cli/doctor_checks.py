@@ -6,6 +6,7 @@ and no network.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def equals_graph(p: Patient) -> Check:
     graph = _core.Model.load(path, p.model.pattern, "cpu", verify=False, fuse=False)
     plain = graph.logits(p.ids, batch_rows=1, share_prefix=False).float()
     fix = "open it with cna.load(name, fuse=False), and report the architecture"
-    return _close(p, name, p.alone(), plain, fix)
+    found = _close(p, name, p.alone(), plain, fix)
+    form = p.model.core.products.replace("_", " ")
+    return dataclasses.replace(found, detail=f"{found.detail}; products {form}")
 
 
 def _beyond_the_window(hf_model: Any) -> list[list[int]]:

@@ -25,6 +25,7 @@ from .named import checkpoint, expanded, require_revision
 __all__ = ["cache_folder", "export_cached", "load", "load_hf", "open_export", "smollm2_source"]
 
 PRECISIONS = ("float32", "bf16")
+PRODUCTS = ("measured", "packed", "weights_first", "plain")
 
 
 def load(
@@ -40,6 +41,7 @@ def load(
     fuse: bool = True,
     precision: str = "float32",
     capture: bool = False,
+    products: str = "measured",
     system: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> Model:
@@ -69,6 +71,9 @@ def load(
         capture: on a GPU, capture steps that write one token of each answer and replay them, so that a
             step is one launch; for TorchScript exports. Worth it where launching takes longer than
             computing: small models, few rows.
+        products: with `fuse`, the form in which a float32 TorchScript export multiplies on a CPU:
+            "packed", "weights_first", "plain", or the one that is "measured" to be the fastest when the
+            model is opened. Forms differ in last bits. `model.core.products` says which it is.
         system: a text put in front of every chat prompt as its system message. Messages that have one
             of their own, and templates that know none, are an error.
         template_kwargs: further arguments of the chat template, for instance
@@ -81,12 +86,14 @@ def load(
     Archives of either format run code: open only files that you trust.
     """
     chat: dict[str, Any] = {"system": system, "template_kwargs": template_kwargs}
-    _require_choices(precision, format, capture)
+    _require_choices(precision, format, capture, products)
     if format == "live":
         how: dict[str, Any] = {"revision": revision, "dtype": dtype, "device": device}
         return live(name, **how, pattern=pattern, **chat)
     require_format("load", format)
+    form = "" if products == "measured" else products
     runs: dict[str, Any] = {"fuse": fuse, "bf16": precision == "bf16", "capture": capture}
+    runs["products"] = form
     if capture:
         allow_capture()
     left_open = is_auto(device) or is_auto(dtype)
@@ -129,7 +136,17 @@ def load(
     return open_export(folder, device=where, pattern=pattern, verify=verify, **runs, **chat)
 
 
-def _require_choices(precision: str, format: str, capture: bool) -> None:
+def _require_choices(precision: str, format: str, capture: bool, products: str) -> None:
+    if products not in PRODUCTS:
+        raise ValueError(
+            f"load: expected products of {', '.join(PRODUCTS[:-1])} or {PRODUCTS[-1]}, got "
+            f"'{products}'; choose one"
+        )
+    if format == "live" and products != "measured":
+        raise ValueError(
+            f"load: expected an export for products='{products}', got format='live'; export the "
+            "checkpoint, or leave products off"
+        )
     if precision not in PRECISIONS:
         raise ValueError(
             f"load: expected a precision of {' or '.join(PRECISIONS)}, got '{precision}'; choose one"
@@ -163,6 +180,7 @@ def open_export(
     fuse: bool = True,
     bf16: bool = False,
     capture: bool = False,
+    products: str = "",
     **chat: Any,
 ) -> Model:
     """Opens an exported folder; see `load`."""
@@ -189,7 +207,7 @@ def open_export(
             "or truncated (SHA-256 differs); export the model again"
         )
     # hashlib is several times faster than the C++ check.
-    how = {"fuse": fuse, "bf16": bf16, "capture": capture}
+    how: dict[str, Any] = {"fuse": fuse, "bf16": bf16, "capture": capture, "products": products}
     core = _core.Model.load(path, pattern, str(device), verify=False, **how)
     tokenizer = None
     if manifest.get("tokenizer"):

@@ -77,8 +77,8 @@ def test_layers_below_the_first_edit_run_once(exports: Any) -> None:
     plain, late = cna.Intervention(1), add("mlp_output", 2, vector, [1.0])
     rows = rows_of_products(model, [plain, late, add("residual", 2, vector, [1.0])])
     layers = hf.config.num_hidden_layers
-    assert layers == layers_of("llama", "torchscript") == 4 and len(rows) == 7 * layers + 1
-    assert rows == [1] * 14 + [2] * 7 + [3] * 8  # an edit of the stream is felt one layer later
+    assert layers == layers_of("llama", "torchscript") == 4 and len(rows) == 5 * layers + 1
+    assert rows == [1] * 10 + [2] * 5 + [3] * 6  # an edit of the stream is felt one layer later
     around = cna.Intervention.concat([late, late])  # no arm is the unsteered model
     assert set(rows_of_products(model, [late, around])) == {3}
 
@@ -124,12 +124,12 @@ def test_a_question_is_computed_once_for_its_choices(exports: Any) -> None:
         model.core.log_likelihood([q for q, _ in asked], [c for _, c in asked])
     products = [e for e in seen.events() if e.name == "cna::packed_linear"]
     tokens = sum(
-        e.input_shapes[0][0] * e.input_shapes[0][1]
+        e.input_shapes[-3][0] * e.input_shapes[-3][1]  # below them lies what else is on the stack
         for e in products
-        if e.input_shapes[1] == [16, 32]  # keys and values of four layers
+        if e.input_shapes[-2] == [64, 32]  # query, key and value, gate, up of four layers
     )
     # Openings of 19 tokens, then from a question's last token on: eight rows as long as the longest.
-    assert tokens == 2 * 4 * (2 * 19 + 8 * 7)
+    assert tokens == 3 * 4 * (2 * 19 + 8 * 7)
 
 
 def test_a_host_whose_rows_cannot_join_goes_on_without(tmp_path: Path) -> None:

@@ -27,12 +27,14 @@ def blocks(sizes: list[int], lengths: list[int], seed: int = 0) -> list[list[int
 
 
 def tokens_of(model: cna.Model, prompts: list[list[int]]) -> int:
-    """Tokens whose keys a recording computes, in its first layer."""
+    """Tokens that a layer of a recording computes on average."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
         model.core.record(prompts, "neuron")
-    keys = [e for e in seen.events() if e.name == "cna::packed_linear"]
-    keys = [e.input_shapes[0] for e in keys if e.input_shapes[1] == [16, 32]]
-    return sum(rows * tokens for rows, tokens, _ in keys) // (2 * model.n_layers)
+    products = [e for e in seen.events() if e.name == "cna::packed_linear"]
+    # A call is recorded with what lies below its inputs on the stack.
+    shapes = [e.input_shapes[-3] for e in products if e.input_shapes[-2] == [64, 32]]
+    # Query, key and value are one product; gate and up are two.
+    return sum(rows * tokens for rows, tokens, _ in shapes) // (3 * model.n_layers)
 
 
 JOBS = {
