@@ -2,13 +2,14 @@
 
     python -m models [TYPE ...] [--into FOLDER]      each type in a process of its own
 
-A finished type is kept in FOLDER/rows, so that a stopped survey goes on.
+A finished type is kept in FOLDER, so that a stopped survey of the same library goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import io
 import json
 import multiprocessing
@@ -19,9 +20,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cna
 import torch
 import transformers
-from cna.base.files import write_whole
+from cna.base.files import file_sha256, write_whole
 from cna.hosts.capabilities import COLUMNS, TABLE
 
 from . import small, survey
@@ -58,6 +60,15 @@ def apart(kind: str, rows: Path) -> dict[str, str]:
     row = json.loads(out.read_text(encoding="utf-8"))
     print(*(row[c] for c in COLUMNS), sep=" | ", flush=True)
     return row
+
+
+def library() -> str:
+    """What the rows depend on, in twelve hexadecimal digits: cna as installed, and the survey."""
+    whole = hashlib.sha256()
+    for folder in (Path(cna.__file__).parent, Path(__file__).parent):
+        for file in sorted(f for end in ("*.py", "*.so*") for f in folder.rglob(end)):
+            whole.update(file_sha256(file).encode())
+    return whole.hexdigest()[:12]
 
 
 def write(rows: list[dict[str, str]], versions: str) -> None:
@@ -135,7 +146,7 @@ def main() -> int:
     parser.add_argument("--into", type=Path, default=Path(".build/models"))
     parser.add_argument("--jobs", type=int, default=2, help="types at once")
     args = parser.parse_args()
-    rows = args.into / "rows"
+    rows = args.into / library()
     rows.mkdir(parents=True, exist_ok=True)
     transformers.logging.set_verbosity_error()
     with ThreadPoolExecutor(args.jobs) as pool:
