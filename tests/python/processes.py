@@ -14,6 +14,18 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
+def run_script(text: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A short script in a process of its own, its warnings ignored."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", text, *map(str, arguments)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 def run_ranks(
     world: int, script: Path, *arguments: str, timeout: float, **more: str
 ) -> list[subprocess.CompletedProcess[str]]:

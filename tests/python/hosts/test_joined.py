@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_hf, needs_bf16, random_ids
-from processes import environment
+from processes import run_script
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -230,14 +228,7 @@ print(torch.equal(core.logits(ids), before))
 
 
 def test_a_move_that_fails_half_way_leaves_all_as_it_was(exports: Any) -> None:
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", NO_ROOM, str(exports("llama"))],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    run = run_script(NO_ROOM, exports("llama"))
     assert run.returncode == 0, run.stderr
     said, *rest = run.stdout.splitlines()
     assert said.startswith("to: expected a device 'cpu'") and "no room" in said

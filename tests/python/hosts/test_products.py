@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 import transformers
 from cna import _core
 from conftest import FAMILIES, layers_of, make_hf, random_ids
-from processes import environment
+from processes import run_script
 
 FORMS = ("packed", "weights_first", "plain")
 IDS = random_ids([3, 7, 7, 12, 30], seed=5)
@@ -89,14 +87,8 @@ print(cna.load(sys.argv[1]).core.products)
 
 
 def opened(folder: Path, speed: str) -> str:
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", OPENED, str(folder), speed],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    run = run_script(OPENED, folder, speed)
+    assert run.returncode == 0, run.stderr
     return run.stdout.split()[-1]
 
 
