@@ -115,26 +115,30 @@ def discover(bench: Bench, sides: dict[str, Any], names: list[str]) -> dict[str,
 
 
 def step(bench: Bench) -> dict[str, Any]:
-    """Seconds of a decoding step with a circuit at m = 0, against none."""
+    """Seconds of a decoding step whose rows have nine strengths, against unsteered ones."""
     args = bench.args
     with bench.workers(["cna"]) as workers:
         worker = workers["cna"]
         ids = bench.inputs["ids"]["evaluation"][: args.step_rows]
+        how = {"new": args.step_tokens, "pairs": args.step_pairs, "sizes": args.step_neurons}
         try:
-            found = worker.do("steps", ids=ids, new=args.step_tokens, pairs=args.step_pairs)
+            found = worker.do("steps", ids=ids, strengths=STRENGTHS, **how)
         except Failed as error:
             return {"rows": {"cna": {"error": str(error), "versions": worker.versions}}}
-        versions = worker.versions
+        about = {"versions": worker.versions, "error": None}
     steps = found.pop("seconds_per_step")
-    plain = [statistics.median(run) for run in steps["unsteered"]]
-    steered = [statistics.median(run) for run in steps["steered"]]
-    ratios = [a / b for a, b in zip(steered, plain, strict=True)]
+    times = {name: [statistics.median(run) for run in runs] for name, runs in steps.items()}
+    plain = times["unsteered"]
     return {
         "rows": {
-            "unsteered": {"seconds": summary(plain), "versions": versions, "error": None},
-            "steered": {"seconds": summary(steered), "versions": versions, "error": None},
+            name: {
+                "seconds": summary(runs),
+                "ratio": summary([a / b for a, b in zip(runs, plain, strict=True)]),
+                **about,
+            }
+            for name, runs in times.items()
         },
-        "ratio": summary(ratios),
+        "strengths": len(STRENGTHS),
         "tokens": args.step_tokens,
         "pairs": args.step_pairs,
         **found,

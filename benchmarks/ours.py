@@ -47,28 +47,39 @@ class Cna:
             arms=[arm for arm in range(len(strengths)) for _ in ids],
         )
 
-    def steps(self, ids: Ids, new: int, pairs: int) -> dict[str, Any]:
-        """Seconds of every decoding step, unsteered and steered in turns."""
-        circuit = self.cna.Circuit.load(self.folder / "circuit.json")
-        plans = {
-            "unsteered": self.cna.Intervention(1),
-            "steered": self.cna.Intervention.scale(circuit, [0.0]),
-        }
+    def steps(
+        self, ids: Ids, new: int, pairs: int, sizes: list[int], strengths: list[float]
+    ) -> dict[str, Any]:
+        """Seconds of every decoding step, unsteered and with circuits of some sizes, in turns.
+
+        Steered rows take the strengths in turn. Which neurons they are costs nothing: those that
+        differ most between the two halves of the prompts.
+        """
+        half = len(ids) // 2
+        plans: dict[str, Any] = {"unsteered": {}}
+        for k in sizes:
+            circuit = self.cna.discover(
+                self.model, ids[:half], ids[half:], k=k, universal=None, progress=False
+            )
+            plans[f"{k:,} neurons"] = {
+                "intervention": self.cna.Intervention.scale(circuit, strengths),
+                "arms": [row % len(strengths) for row in range(len(ids))],
+            }
         out: dict[str, list[list[float]]] = {name: [] for name in plans}
-        for pair in range(-1, pairs):  # the first pair warms up
-            for name in sorted(plans, reverse=pair % 2 == 0):
+        for turn in range(-1, pairs):  # the first warms up
+            for name in list(plans)[:: 1 if turn % 2 else -1]:
                 ticks: list[float] = []
                 self.model.core.generate(
                     ids,
                     max_new_tokens=new,
                     ignore_eos=True,
-                    intervention=plans[name],
                     batch_rows=len(ids),
                     progress=lambda done, total, ticks=ticks: ticks.append(time.perf_counter()),
+                    **plans[name],
                 )
-                if pair >= 0:  # the first step is the prompt
+                if turn >= 0:  # the first step is the prompt
                     out[name].append([b - a for a, b in pairwise(ticks[1:])])
-        return {"seconds_per_step": out, "batch_rows": len(ids), "neurons": len(circuit)}
+        return {"seconds_per_step": out, "batch_rows": len(ids)}
 
     def divergence(self, pairs: list[Ids], strengths: list[float]) -> list[list[float]]:
         """Benign KL of each strength, mean over an answer's tokens, [strength][prompt]."""

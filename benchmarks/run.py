@@ -105,7 +105,8 @@ def parse() -> argparse.Namespace:
     p.add_argument("--one-by-one", type=int, default=8, help="answers measured one at a time")
     p.add_argument("--step-rows", type=int, default=32)
     p.add_argument("--step-tokens", type=int, default=24)
-    p.add_argument("--step-pairs", type=int, default=5)
+    p.add_argument("--step-pairs", type=int, default=15)
+    p.add_argument("--step-neurons", type=int, nargs="+", default=[46, 4600])
     p.add_argument("--memory-prompts", type=int, nargs="+", default=[1000, 10000])
     return p.parse_args()
 

@@ -87,15 +87,16 @@ def show_discovery(r: dict[str, Any]) -> str:
 
 
 def show_step(r: dict[str, Any]) -> str:
-    if "ratio" not in r:
+    if "pairs" not in r:
         return table(["run", "ms a step"], [["cna", *failure(r["rows"]["cna"], 1)]])
-    lines = [[name, between(entry["seconds"], 1, "", 1000)] for name, entry in r["rows"].items()]
-    verdict = "within" if r["ratio"]["median"] <= 1.02 else "not within"
+    lines = [
+        [name, between(entry["seconds"], 1, "", 1000), between(entry["ratio"], 3)]
+        for name, entry in r["rows"].items()
+    ]
     return (
-        table(["run", "ms a step"], lines)
-        + f"\n\nSteered over unsteered: **{between(r['ratio'], 3)}**, {verdict} the target of 2 % "
-        f"({r['batch_rows']} rows, {r['neurons']} neurons at m = 0, "
-        f"{r['pairs']} pairs of runs of {r['tokens']} tokens, in turns in one process)."
+        table(["run", "ms a step", "of unsteered"], lines)
+        + f"\n\n{r['batch_rows']} rows, which take {r['strengths']} strengths in turn; wanted: 1.01 of "
+        f"unsteered. {r['pairs']} runs of {r['tokens']} tokens of each, in turns in one process."
     )
 
 

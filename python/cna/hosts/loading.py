@@ -237,13 +237,13 @@ def _saved_tokenizer(path: Path) -> Any:
     settings = require("tokenizer_config.json")
     try:
         saved = json.loads(settings.read_text(encoding="utf-8"))
-        plain = saved["tokenizer_class"] in PLAIN_TOKENIZERS
+        plain = saved.get("tokenizer_class") in PLAIN_TOKENIZERS
         if plain:
             require("tokenizer.json")
         kind = transformers.PreTrainedTokenizerFast if plain else transformers.AutoTokenizer
         return kind.from_pretrained(path, local_files_only=True)
-    except FileNotFoundError:
-        raise
+    except (FileNotFoundError, ImportError, MemoryError):
+        raise  # they say what is missing, which is not the export
     except Exception as error:
         raise RuntimeError(
             f"load: expected the tokenizer that was exported to '{path}', got files that do not open "
