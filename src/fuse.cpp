@@ -43,6 +43,9 @@ std::map<std::string, Place> places_of(const std::vector<Joined>& groups) {
   return out;
 }
 
+/// A weight [out, in], of one that may be stored [in, out].
+at::Tensor by_rows(const at::Tensor& weight, bool turned) { return turned ? weight.t() : weight; }
+
 /// Puts one packed weight where the first of joined layers has its own, and none for the others.
 void pack_joined(const jit::Module& module, const std::vector<Joined>& groups,
                  const std::map<std::string, Place>& places, Precision precision, Fused& fused) {
@@ -84,7 +87,7 @@ std::map<std::string, std::string> pack_weights(jit::Module& module, jit::Graph&
       continue;
     }
     at::Tensor& copy = packed[{place, product.turned}];
-    if (!copy.defined()) copy = pack(product.turned ? weight.t() : weight, precision);
+    if (!copy.defined()) copy = pack(by_rows(weight, product.turned), precision);
     out[product.path] = product.path;
     if (product.turned) fused.turned.insert(copy.unsafeGetTensorImpl());
     set_attribute(module, product.path, copy);  // at once: one plain weight less for each packed
@@ -177,7 +180,7 @@ ProductForm fastest_form(const jit::Module& module, const Grafted& graph) {
   for (const Product& product : products_of(module, *graph.forward)) {
     const at::Tensor weight = attribute(module, product.path);
     if (has_form(ProductForm::weights_first, weight))
-      weights.push_back(product.turned ? weight.t() : weight);
+      weights.push_back(by_rows(weight, product.turned));
   }
   return fastest_form(weights);
 }
@@ -213,7 +216,7 @@ Fused fuse(jit::Module& module, const Grafted& graph, Precision precision, Produ
 
 void make(const PackedCopy& copy, const jit::Module& module, Precision precision) {
   const at::Tensor weight = attribute(module, copy.path);
-  set_attribute(module, copy.name, pack(copy.turned ? weight.t() : weight, precision));
+  set_attribute(module, copy.name, pack(by_rows(weight, copy.turned), precision));
 }
 
 bool is_packed_copy(const std::string& name) { return name.starts_with(kPackedCopy); }

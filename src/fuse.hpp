@@ -3,8 +3,8 @@
 /// Linear layers multiply in the form that is fastest here (product_form.hpp): their weights are
 /// packed, and the plain copies dropped where nothing else reads them, or read first. Packed layers
 /// that read the same become one (products.hpp), equal parts of the graph are computed once, chains
-/// of small operators become one (fuse_chains.hpp). ProductForm and norms change in their last
-/// bits; HostOptions::fuse switches all of it off.
+/// of small operators become one (fuse_chains.hpp). Products, norms, SiLU and the attention of few
+/// tokens change in their last bits; HostOptions::fuse switches all of it off.
 #pragma once
 
 #include <torch/script.h>

@@ -122,12 +122,6 @@ bool is_repeated(jit::Value* value, const jit::Value* whole_heads) {
 
 bool read_once(const jit::Value* value) { return value->uses().size() == 1; }
 
-/// The same operator on the memory of its first input.
-void in_place(jit::Graph& graph, jit::Node* node, const char* name) {
-  node->output()->replaceAllUsesWith(insert_node(graph, name, node->inputs(), node)->output());
-  node->destroy();
-}
-
 }  // namespace
 
 void fuse_rms_norms(jit::Graph& graph) {
@@ -203,8 +197,9 @@ void activate_in_place(jit::Graph& graph) {
     found.emplace_back(node, user);
   });
   for (const auto& [silu, times] : found) {
-    in_place(graph, silu, "aten::silu_");
-    in_place(graph, times, "aten::mul_");
+    replace(graph, times, "cna::silu_times", {silu->input(0), times->input(1)});
+    times->destroy();
+    silu->destroy();
   }
 }
 

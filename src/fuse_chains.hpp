@@ -1,7 +1,7 @@
 /// Finds chains of small operators in a graph and puts one operator in their place.
 ///
 /// RMS norm and rotary embedding as transformers writes them, keys and values on their way into the
-/// buffers, the attention of an export, SiLU and the gate's product in place (fused_ops.cpp). Only
+/// buffers, the attention of an export (attend.cpp), SiLU times up (fused_ops.cpp). Only
 /// for graphs of float32 on a CPU. Private to the library.
 #pragma once
 
@@ -19,10 +19,12 @@ void fuse_rotary(::torch::jit::Graph& graph);
 /// cna::write_rotary where they are turned first; the same bits. Behind fuse_rotary.
 void fuse_cache_writes(::torch::jit::Graph& graph);
 
-/// The grouped attention of an export, with a branch for each case, as cna::attend; the same bits.
+/// The grouped attention of an export, with a branch for each case, as cna::attend; sums of few
+/// tokens in another order.
 void fuse_attention(::torch::jit::Graph& graph);
 
-/// silu(gate) * up in the gate's own memory, where nothing else reads it; the same bits.
+/// silu(gate) * up as cna::silu_times in the gate's own memory, where nothing else reads it; last
+/// bits change.
 void activate_in_place(::torch::jit::Graph& graph);
 
 }  // namespace cna

@@ -4,33 +4,21 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <utility>
 
-// Loops over a row are compiled for several processors, and the one that runs chooses. Numbers are
-// the same on all: sums keep their lanes, and products and sums are not contracted
-// (CMakeLists.txt).
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
-#define CNA_FOR_EACH_CPU \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define CNA_FOR_EACH_CPU
-#endif
-
-// Nothing is written through such a pointer that another reads, so that loops need not look: a
-// third of the time of rotary embedding.
-#if defined(_MSC_VER)
-#define CNA_APART __restrict
-#else
-#define CNA_APART __restrict__
-#endif
+#include "cpu_loops.hpp"
 
 namespace cna {
 namespace {
 
-/// Rows a thread takes at least, so that starting it pays.
-int64_t rows_a_thread(int64_t features) { return std::max<int64_t>(1, 16384 / features); }
+/// How many threads loops of our own run on: those of torch, where it was built as this library.
+int64_t loop_threads() {
+  std::atomic<int64_t> parts = 0;
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) { ++parts; });
+  return parts;
+}
 
 CNA_FOR_EACH_CPU float sum_of_squares(const float* x, int64_t n) {
   constexpr int64_t lanes = 16;  // sums side by side, for vector units
@@ -102,13 +90,14 @@ void each_vector(const at::Tensor& x, const at::Tensor& out, const int64_t* plac
   const int64_t heads = x.size(1), tokens = x.size(2);
   const float* from = x.const_data_ptr<float>();
   float* to = out.mutable_data_ptr<float>();
-  const int64_t vectors = x.size(0) * heads * tokens;
-  at::parallel_for(0, vectors, rows_a_thread(x.size(3)), [&](int64_t begin, int64_t end) {
+  const int64_t grain = rows_a_thread(heads * x.size(3));
+  at::parallel_for(0, x.size(0) * tokens, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i / (heads * tokens), token = i / heads % tokens, head = i % heads;
-      one(from + row * x.stride(0) + head * x.stride(1) + token * x.stride(2), row, token,
-          to + row * out.stride(0) + head * out.stride(1) +
-              (place ? place[token] : token) * out.stride(2));
+      const int64_t row = i / tokens, token = i % tokens;
+      const float* vector = from + row * x.stride(0) + token * x.stride(2);
+      float* there = to + row * out.stride(0) + (place ? place[token] : token) * out.stride(2);
+      for (int64_t head = 0; head < heads; ++head)
+        one(vector + head * x.stride(1), row, token, there + head * out.stride(1));
     }
   });
 }
@@ -167,56 +156,49 @@ at::Tensor write_rotary(at::Tensor cache, const at::Tensor& places, const at::Te
   return cache;
 }
 
-/// One head of keys and values for each group of heads of q, without copies of it: its rows stand
-/// in for batches and its group for heads. The mask [rows or 1, 1, tokens, places].
-at::Tensor attend_grouped(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                          const at::Tensor& mask, double scale) {
-  const int64_t rows = q.size(0), heads = k.size(1), groups = q.size(1) / heads;
-  const int64_t tokens = q.size(2), places = k.size(2);
-  const auto of_group = [&](const at::Tensor& x) {
-    return x.view({rows * heads, 1, places, x.size(3)}).expand({-1, groups, -1, -1});
-  };
-  const at::Tensor queries = q.contiguous().view({rows * heads, groups, tokens, q.size(3)});
-  const at::Tensor of_head =
-      mask.size(0) == 1 ? mask : mask.unsqueeze(1).expand({-1, heads, -1, -1, -1}).flatten(0, 1);
-  const at::Tensor out = at::scaled_dot_product_attention(queries, of_group(k), of_group(v),
-                                                          of_head, 0.0, false, scale);
-  // [rows, tokens, heads of q, dim] in memory, as the output projection reads it.
-  return out.view({rows, heads, groups, tokens, v.size(3)})
-      .permute({0, 3, 1, 2, 4})
-      .reshape({rows, tokens, heads * groups, v.size(3)})
-      .transpose(1, 2);
-}
-
-/// Attention of q [rows, heads, tokens, dim] over k and v [rows, heads / groups, places, dim].
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                  const at::Tensor& mask, double scale) {
-  const int64_t groups = q.size(1) / k.size(1);
-  if (groups == 1) return at::scaled_dot_product_attention(q, k, v, mask, 0.0, false, scale);
-  if (q.size(2) == 1) {  // the heads of a group are as tokens
-    const at::Tensor packed = q.reshape({q.size(0), k.size(1), groups, q.size(3)});
-    return at::scaled_dot_product_attention(packed, k, v, mask, 0.0, false, scale)
-        .reshape({q.size(0), q.size(1), 1, v.size(3)});
+#if defined(CNA_HAS_LANES)
+/// gate = gate / (1 + e^-gate) * up, of whole lanes.
+CNA_FOR_EACH_CPU void activate(float* CNA_APART gate, const float* CNA_APART up, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    Lanes x, by;
+    load(gate + i, x), load(up + i, by);
+    Lanes power = -x;
+    exp_of(power);
+    store(x / (1.0F + power) * by, gate + i);
   }
-  const auto by_row = [](const at::Tensor& x) {
-    return x.stride(3) == 1 && x.stride(0) == x.size(1) * x.stride(1);
+}
+#endif
+
+/// silu(gate) * up, in the gate's own memory.
+at::Tensor silu_times(at::Tensor gate, const at::Tensor& up) {
+#if defined(CNA_HAS_LANES)
+  const auto fits = [](const at::Tensor& x) {
+    return x.scalar_type() == at::kFloat && x.device().is_cpu() && x.is_contiguous() &&
+           x.numel() % kLanes == 0;
   };
-  const bool masked_by_row = mask.dim() == 4 && mask.size(1) == 1;
-  if (by_row(k) && by_row(v) && masked_by_row && q.device().is_cpu())
-    return attend_grouped(q, k, v, mask, scale);
-  return at::scaled_dot_product_attention(q, k.repeat_interleave(groups, 1),
-                                          v.repeat_interleave(groups, 1), mask, 0.0, false, scale);
+  if (fits(gate) && fits(up) && gate.sizes() == up.sizes()) {
+    float* to = gate.mutable_data_ptr<float>();
+    const float* by = up.const_data_ptr<float>();
+    const auto part = [&](int64_t begin, int64_t end) {
+      activate(to + begin * kLanes, by + begin * kLanes, (end - begin) * kLanes);
+    };
+    at::parallel_for(0, gate.numel() / kLanes, rows_a_thread(kLanes), part);
+    return gate;
+  }
+#endif
+  return at::silu_(gate).mul_(up);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(cna, m) {
-  m.def("attend(Tensor q, Tensor k, Tensor v, Tensor mask, float scale) -> Tensor");
-  m.impl("attend", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(attend));
+  m.def("loop_threads() -> int", loop_threads);
   m.def("rms_norm(Tensor x, Tensor gain, float eps) -> Tensor");
   m.impl("rms_norm", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(rms_norm));
   m.def("rotary(Tensor x, Tensor cos, Tensor sin) -> Tensor");
   m.impl("rotary", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(rotary));
+  m.def("silu_times(Tensor(a!) gate, Tensor up) -> Tensor(a!)");
+  m.impl("silu_times", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(silu_times));
   m.def("write_cache(Tensor(a!) cache, Tensor places, Tensor x) -> Tensor(a!)");
   m.impl("write_cache", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(write_cache));
   m.def(

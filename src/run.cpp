@@ -1,7 +1,6 @@
 #include "run.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/TensorIndexing.h>
 
 #include <algorithm>
 #include <numeric>
@@ -18,23 +17,6 @@ namespace {
 constexpr int64_t kAllArms = -1;
 
 }  // namespace
-
-/// Where the rows of a batch find the prefix's keys and values.
-struct Run::PrefixPlaces {
-  at::Tensor arm;    ///< [rows, 1]; undefined if all rows are of one arm
-  at::Tensor token;  ///< [rows, prefix]; undefined if no row is padded
-
-  /// [rows, heads, prefix, dim] of what the prefix left, [arms, heads, prefix, dim].
-  [[nodiscard]] at::Tensor of(const at::Tensor& filled, int64_t rows) const {
-    if (!token.defined())
-      return arm.defined() ? filled.index_select(0, arm.squeeze(1))
-                           : filled.expand({rows, -1, -1, -1});
-    const at::Tensor by_token = filled.transpose(1, 2);  // [arms, prefix, heads, dim]
-    const at::Tensor own =
-        arm.defined() ? by_token.index({arm, token}) : by_token.select(0, 0).index({token});
-    return own.transpose(1, 2);
-  }
-};
 
 Run::Run(const char* function, Model& model, std::span<const TokenIds> prompts,
          const RunOptions& options, int64_t room, std::span<const int64_t> ends)
@@ -226,33 +208,25 @@ int64_t Run::longest(std::span<const int64_t> rows) const {
   return static_cast<int64_t>(out);
 }
 
-Run::PrefixPlaces Run::prefix_places(std::span<const int64_t> rows, int64_t total, int64_t begin,
-                                     int64_t end) const {
-  PrefixPlaces out;
-  if (prefix_cache_[0].size(0) > 1) out.arm = at::tensor(arms(rows), at::kLong).unsqueeze(1);
-  std::vector<int64_t> lengths;
+PrefixPlaces Run::prefix_places(std::span<const int64_t> rows, int64_t total, int64_t begin,
+                                int64_t end) const {
+  std::vector<int64_t> padding;  // make_batches' way
   for (const int64_t row : rows)
-    lengths.push_back(static_cast<int64_t>(prompts_[static_cast<size_t>(row)].size()));
-  const at::Tensor pad = total - at::tensor(lengths, at::kLong).unsqueeze(1);  // make_batches' way
-  // What lies in the place of padding is never looked at, but must be finite.
-  if (begin > 0 || end < prefix_ || pad.any().item<bool>())
-    out.token = (at::arange(begin, end, at::kLong) - pad).clamp_min(0);
-  return out;
+    padding.push_back(total - static_cast<int64_t>(prompts_[static_cast<size_t>(row)].size()));
+  return {prefix_cache_[0].size(0) > 1 ? arms(rows) : std::vector<int64_t>{}, std::move(padding),
+          begin, end, prefix_};
 }
 
 void Run::fill(const std::vector<at::Tensor>& cache, std::span<const int64_t> rows, int64_t total,
                int64_t begin, int64_t end) const {
   if (begin == end) return;
-  PrefixPlaces places = prefix_ > 0 ? prefix_places(rows, total, begin, end) : PrefixPlaces{};
-  for (size_t i = 0; i < cache.size(); ++i) {
-    const at::Tensor to = cache[i].narrow(2, begin, end - begin);
-    for (at::Tensor* index : {&places.arm, &places.token})
-      if (index->defined()) *index = index->to(to.device());
-    if (prefix_ > 0)
-      to.copy_(places.of(prefix_cache_[i], to.size(0)));
-    else
-      to.zero_();
+  if (prefix_ == 0) {
+    for (const at::Tensor& buffer : cache) buffer.narrow(2, begin, end - begin).zero_();
+    return;
   }
+  PrefixPlaces places = prefix_places(rows, total, begin, end);
+  for (size_t i = 0; i < cache.size(); ++i)
+    places.copy(prefix_cache_[i], cache[i].narrow(2, begin, end - begin));
 }
 
 std::vector<at::Tensor> Run::cache(std::span<const int64_t> rows, int64_t capacity) const {

@@ -12,6 +12,7 @@
 #include "cna/torch/model.hpp"
 #include "cna/torch/tap.hpp"
 #include "cna/torch/tokens.hpp"
+#include "prefix_places.hpp"
 #include "replays.hpp"
 
 namespace cna {
@@ -77,7 +78,6 @@ class Run {
   void report(int64_t done, int64_t total) const;
 
  private:
-  struct PrefixPlaces;
   /// What changes activations and logits of some rows, on the device.
   struct Steering {
     std::vector<TapEdit> edits;

@@ -52,7 +52,8 @@ def test_chains_and_products_are_replaced(exports: Any) -> None:
     assert plain["aten::index_copy_"] - fused["aten::index_copy_"] == 2 * layers
     assert fused["cna::attend"] == layers == plain["aten::repeat_interleave"] // 2
     assert "aten::repeat_interleave" not in fused
-    assert plain["aten::silu"] == fused["aten::silu_"] == layers
+    assert plain["aten::silu"] == fused["cna::silu_times"] == layers
+    assert "aten::silu" not in fused and "aten::silu_" not in fused
     assert not {name for name in plain if name.startswith("cna::") and "tap" not in name}
 
 
@@ -93,27 +94,91 @@ def test_what_is_written_into_a_buffer_is_what_an_index_copy_writes() -> None:
             torch.ops.cna.write_cache(whole[:, :, :total], torch.tensor(wrong), whole[:, :, :1])
 
 
-# Rows, heads of keys, heads of queries for each, tokens, places.
-ATTENTIONS = ((3, 2, 3, 5, 9), (2, 1, 4, 7, 7), (4, 3, 1, 2, 6), (5, 3, 3, 1, 8))
+# Rows, heads of keys, heads of queries for each, tokens, places, features of a head and of values.
+ATTENTIONS = (
+    (3, 2, 3, 5, 9, 16, 16),
+    (2, 1, 4, 7, 7, 16, 24),
+    (4, 3, 1, 2, 6, 8, 40),
+    (5, 3, 3, 1, 8, 64, 64),
+    (33, 3, 3, 1, 77, 64, 64),  # several threads
+    (2, 2, 2, 33, 40, 32, 32),  # more than one task of a row
+    (2, 2, 3, 97, 99, 16, 16),  # too many for loops of our own
+    (2, 2, 3, 4, 5, 12, 10),  # no whole lanes
+)
 
 
-@pytest.mark.parametrize(("rows", "heads", "groups", "tokens", "places"), ATTENTIONS)
-def test_attention_is_that_of_repeated_heads(
-    rows: int, heads: int, groups: int, tokens: int, places: int
-) -> None:
+@pytest.mark.parametrize("sizes", ATTENTIONS, ids=str)
+@pytest.mark.parametrize("unseen", [torch.finfo(torch.float32).min, -torch.inf])
+def test_attention_is_that_of_repeated_heads(sizes: tuple[int, ...], unseen: float) -> None:
+    rows, heads, groups, tokens, places, dim, value_dim = sizes
     torch.manual_seed(0)
-    q = torch.randn(rows, tokens, heads * groups, 16).transpose(1, 2)
-    k, v = torch.randn(2, rows, heads, places + 4, 16)[:, :, :, :places]  # views of buffers
+    q = torch.randn(rows, tokens, heads * groups, dim).transpose(1, 2)
+    k = torch.randn(rows, heads, places + 4, dim)[:, :, :places]  # views of buffers
+    v = torch.randn(rows, heads, places + 4, value_dim)[:, :, :places]
     other = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (k, v)]  # rows lie apart
     seen = torch.rand(rows, 1, tokens, places) < 0.7
-    seen[..., 0] = True
-    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
-    for given in (mask, mask[:1]):
-        for keys, values in ((k, v), other):
-            scores = q.double() @ keys.double().repeat_interleave(groups, 1).mT * 0.25 + given
-            want = scores.softmax(-1) @ values.double().repeat_interleave(groups, 1)
-            got = torch.ops.cna.attend(q, keys, values, given, 0.25)
-            torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+    seen[..., places // 2] = True
+    behind = seen & (torch.arange(places) < places - tokens // 2)  # what lies ahead is not seen
+    behind[..., places // 2 :] |= torch.arange(places - places // 2) == 0
+    for mask in (seen, behind):
+        given = torch.zeros(mask.shape).masked_fill(~mask, unseen)
+        for masked in (given, given[:1]):
+            for keys, values in ((k, v), (other[0], other[1])):
+                scores = q.double() @ keys.double().repeat_interleave(groups, 1).mT * 0.25
+                weights = (scores + masked).softmax(-1)
+                want = weights @ values.double().repeat_interleave(groups, 1)
+                got = torch.ops.cna.attend(q, keys, values, masked, 0.25)
+                torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_reads_nothing_that_is_not_seen_and_hides_no_nan() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 2, 3, 16), torch.randn(2, 1, 9, 16), torch.randn(2, 1, 9, 16)
+    mask = torch.zeros(2, 1, 3, 9)
+    mask[..., :2] = mask[..., 7:] = torch.finfo(torch.float32).min
+    want = torch.ops.cna.attend(q, k, v, mask, 0.5)
+    for x in (k, v):
+        x[:, :, :2] = x[:, :, 7:] = torch.nan
+    assert torch.equal(torch.ops.cna.attend(q, k, v, mask, 0.5), want)
+    mask[0, 0, 0] = torch.finfo(torch.float32).min  # a token of padding sees nothing
+    k, v = k.nan_to_num(), v.nan_to_num()
+    assert torch.ops.cna.attend(q, k, v, mask, 0.5).isfinite().all()
+    k[1, 0, 4, 3] = torch.nan
+    assert torch.ops.cna.attend(q, k, v, mask, 0.5)[1].isnan().all()
+    k[1, 0, 4, 3], q[1, 0, 0] = 0.0, torch.inf
+    assert not torch.ops.cna.attend(q, k, v, mask, 0.5)[1, 0, 0].isfinite().any()
+    far = 200 * torch.randn(1, 1, 4, 16)  # one weight of 1, all others below e^-87
+    got = torch.ops.cna.attend(far, far, far, torch.zeros(1, 1, 4, 4), 1.0)
+    assert torch.equal(got, far)
+
+
+def test_silu_times_is_that_of_float64() -> None:
+    torch.manual_seed(0)
+    ends = torch.tensor([0.0, -0.0, 1e-30, 88.0, -88.0, 300.0, -300.0, -86.9])
+    for gate in (torch.randn(3, 5, 48) * 8, ends, torch.randn(7, 3), torch.randn(64, 1536)):
+        up = torch.randn(gate.shape)
+        a = gate.double()
+        want = (a / (1 + (-a).exp()) * up.double()).numpy()
+        given = gate.clone()
+        got = torch.ops.cna.silu_times(given, up)
+        assert got.data_ptr() == given.data_ptr()
+        np.testing.assert_allclose(got.double().numpy(), want, rtol=1e-6, atol=1e-34)
+    for bad in (torch.nan, torch.inf):
+        gate = torch.full((2, 8), 0.5)
+        gate[1, 3] = bad
+        got = torch.ops.cna.silu_times(gate.clone(), torch.ones(2, 8))
+        assert got.isfinite().sum() == 15 and not got[1, 3].isfinite()
+
+
+def test_loops_of_our_own_run_on_the_threads_of_torch() -> None:
+    """Without OpenMP at::parallel_for is a loop of one thread, and nothing says so."""
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            assert torch.ops.cna.loop_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_rms_norm_is_that_of_float64() -> None:
