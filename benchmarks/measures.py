@@ -129,11 +129,17 @@ def step(bench: Bench) -> dict[str, Any]:
     steps = found.pop("seconds_per_step")
     times = {name: [statistics.median(run) for run in runs] for name, runs in steps.items()}
     plain = times["unsteered"]
+    # What disturbs a step makes it longer: each at its fastest is what it costs by itself.
+    fastest = {
+        name: sum(map(min, zip(*runs, strict=True))) / len(runs[0]) for name, runs in steps.items()
+    }
     return {
         "rows": {
             name: {
                 "seconds": summary(runs),
                 "ratio": summary([a / b for a, b in zip(runs, plain, strict=True)]),
+                "fastest": fastest[name],
+                "fastest_ratio": fastest[name] / fastest["unsteered"],
                 **about,
             }
             for name, runs in times.items()

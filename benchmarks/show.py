@@ -90,13 +90,22 @@ def show_step(r: dict[str, Any]) -> str:
     if "pairs" not in r:
         return table(["run", "ms a step"], [["cna", *failure(r["rows"]["cna"], 1)]])
     lines = [
-        [name, between(entry["seconds"], 1, "", 1000), between(entry["ratio"], 3)]
+        [
+            name,
+            between(entry["seconds"], 1, "", 1000),
+            between(entry["ratio"], 3),
+            f"{1000 * entry['fastest']:.1f}",
+            f"{entry['fastest_ratio']:.3f}",
+        ]
         for name, entry in r["rows"].items()
     ]
     return (
-        table(["run", "ms a step", "of unsteered"], lines)
+        table(
+            ["run", "ms a step", "of unsteered", "ms, each at its fastest", "of unsteered"], lines
+        )
         + f"\n\n{r['batch_rows']} rows, which take {r['strengths']} strengths in turn; wanted: 1.01 of "
-        f"unsteered. {r['pairs']} runs of {r['tokens']} tokens of each, in turns in one process."
+        f"unsteered. {r['pairs']} runs of {r['tokens']} tokens of each, in turns in one process: "
+        f"medians of runs, and means of steps, each as fast as in the fastest of the {r['pairs']}."
     )
 
 

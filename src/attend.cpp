@@ -54,8 +54,8 @@ CNA_INLINED void score(const Head& h, const std::array<const float*, kTogether>&
   }
 }
 
-/// Scores plus their mask as weights that add up to 1. Scores behind the last are written to, up to
-/// a whole number of lanes.
+/// Scores plus their mask as weights that add up to 1, or are all 0 where the mask leaves nothing,
+/// as torch has it. Scores behind the last are written to, up to a whole number of lanes.
 CNA_FOR_EACH_CPU void soften(const float* CNA_APART mask, float* CNA_APART scores, int64_t n) {
   constexpr float least = -std::numeric_limits<float>::infinity();
   Lanes some, more, most = Lanes{} + least;
@@ -70,6 +70,7 @@ CNA_FOR_EACH_CPU void soften(const float* CNA_APART mask, float* CNA_APART score
   for (; i < n; ++i) largest = std::max(largest, scores[i] += mask[i]);
   for (; i % kLanes != 0; ++i) scores[i] = least;
   for (int64_t lane = 0; lane < kLanes; ++lane) largest = std::max(largest, most[lane]);
+  if (largest == least) largest = 0;  // nothing is seen, or all is NaN and stays so
   Lanes sums{};
   for (i = 0; i < n; i += kLanes) {
     load(scores + i, some);
@@ -80,7 +81,7 @@ CNA_FOR_EACH_CPU void soften(const float* CNA_APART mask, float* CNA_APART score
   }
   float sum = 0;
   for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane];
-  const float by = 1.0F / sum;
+  const float by = sum == 0 ? 0.0F : 1.0F / sum;
   for (i = 0; i < n; ++i) scores[i] *= by;
 }
 
@@ -125,9 +126,9 @@ CNA_INLINED void attend_to_some(const Head& h, int64_t query, float* scores) {
     int64_t from = 0, behind = h.places;
     while (behind > from && mask[i][behind - 1] <= unseen) --behind;
     while (from < behind && mask[i][from] <= unseen) ++from;
+    if (from == behind) from = 0, behind = h.places;  // padding sees nothing, or all a little
     first = std::min(first, from), end = std::max(end, behind);
   }
-  if (first >= end) first = 0, end = h.places;  // padding, which sees nothing: any finite numbers
   score<N>(h, q, first, end, scores);
   for (int i = 0; i < N; ++i) soften(mask[i] + first, scores + i * h.room + first, end - first);
   mix<N>(h, scores, first, end, to);
