@@ -152,7 +152,7 @@ CNA_FOR_EACH_CPU void attend_to(const Head& h, int64_t from, int64_t end, float*
 }
 
 /// Attention of a few tokens, in loops over the places: no copies of queries, keys or masks. A
-/// quarter to three fifths of the time of torch's own (docs/benchmarks.md).
+/// quarter to three fifths of the time of torch's own (docs/hosts.md).
 at::Tensor attend_few(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                       const at::Tensor& mask, double scale) {
   constexpr int64_t tokens_a_task = 16;

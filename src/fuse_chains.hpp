@@ -1,8 +1,8 @@
 /// Finds chains of small operators in a graph and puts one operator in their place.
 ///
 /// RMS norm and rotary embedding as transformers writes them, keys and values on their way into the
-/// buffers, the attention of an export (attend.cpp), SiLU times up (fused_ops.cpp). Only
-/// for graphs of float32 on a CPU. Private to the library.
+/// buffers, SiLU times up (fused_ops.cpp), the attention of an export (attend.cpp). Only for graphs
+/// of float32 on a CPU. Private to the library.
 #pragma once
 
 #include <torch/csrc/jit/ir/ir.h>

@@ -54,7 +54,7 @@ struct Joined {
 
 /// Which layers may be one: three or more of values that nothing writes into, each split into heads
 /// at once. Not a gate and its up projection: with what follows them, a step of 1 or 32 rows takes
-/// 2 or 1 % less as one, but one of 640 rows 9 % more, since the result leaves the caches.
+/// 7 or 2 % less as one, but one of 640 rows 9 % more (docs/benchmarks.md).
 /// @param alone  weights that nothing else reads
 [[nodiscard]] std::vector<Joined> joinable(const ::torch::jit::Module& module,
                                            const std::shared_ptr<::torch::jit::Graph>& graph,

@@ -79,3 +79,15 @@ def test_a_missing_or_damaged_tokenizer_is_named(exports: Any, name: str, tmp_pa
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=rf"load: .*{name} in .*found nothing; export"):
         cna.load(folder)
+
+
+@pytest.mark.parametrize("error", [ImportError, MemoryError])
+def test_what_is_missing_beside_the_export_is_not_the_exports_damage(
+    exports: Any, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: Any, **__: Any) -> Any:
+        raise error("this tokenizer wants a package")
+
+    monkeypatch.setattr(transformers.PreTrainedTokenizerFast, "from_pretrained", lacking)
+    with pytest.raises(error, match="wants a package"):
+        cna.load(exports("llama"))
